@@ -1,0 +1,248 @@
+//! The inside of an instance that has an agent: run commands, write and read files.
+//!
+//! Commands run *detached*: the guest keeps their output and exit status, so that whoever started one may
+//! die, and its successor goes on reading where the first had stopped.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{error::Result, name::ProcessId};
+
+/// What to run in a guest. Nothing here passes through a shell.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The program, by absolute path or found in the guest's `PATH`, and its arguments.
+    pub argv: Vec<String>,
+    /// Added to the agent's environment. May hold secrets: `Debug` shows the names only.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Where to run it; made when missing. `/` if none.
+    #[serde(default)]
+    pub working_dir: Option<String>,
+    /// Whether standard error goes into standard output, in the order it was written.
+    #[serde(default)]
+    pub merge_stderr: bool,
+}
+
+impl Command {
+    /// `program` with `args`, with nothing else set.
+    pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            argv: argv.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Command")
+            .field("argv", &self.argv)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .field("working_dir", &self.working_dir)
+            .field("merge_stderr", &self.merge_stderr)
+            .finish()
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It returned this code, 0 to 255.
+    Code(u8),
+    /// This signal ended it.
+    Signal(u8),
+}
+
+impl ExitStatus {
+    /// Whether it returned 0.
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+
+    /// As a shell says it: the code, or 128 plus the signal.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => signal.saturating_add(128),
+        }
+    }
+
+    /// What a shell's status means: above 128 it was a signal.
+    pub fn from_shell(status: u8) -> Self {
+        match status {
+            129..=192 => Self::Signal(status - 128),
+            code => Self::Code(code),
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// How far the output of a process has been read, in bytes from its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Of standard output.
+    pub stdout: u64,
+    /// Of standard error.
+    pub stderr: u64,
+}
+
+/// What a process has done since a [`Cursor`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Standard output from the cursor on.
+    pub stdout: Bytes,
+    /// Standard error from the cursor on.
+    pub stderr: Bytes,
+    /// How it ended, once it has ended *and* its output has been read to the end.
+    pub exit: Option<ExitStatus>,
+}
+
+impl Progress {
+    /// The cursor after this progress.
+    pub fn advance(&self, cursor: Cursor) -> Cursor {
+        Cursor {
+            stdout: cursor.stdout + self.stdout.len() as u64,
+            stderr: cursor.stderr + self.stderr.len() as u64,
+        }
+    }
+}
+
+/// How hard to end a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Ask (`SIGTERM`).
+    Terminate,
+    /// Force (`SIGKILL`).
+    Kill,
+}
+
+/// The inside of one instance.
+///
+/// # Contract
+/// - A process is named by its [`ProcessId`] for the life of the instance. Spawning an id twice runs it
+///   once, also when the first caller died half-way.
+/// - Processes, their output and their exit status outlive every caller; any number of callers may follow
+///   one process.
+/// - `NotFound` naming the *instance* means that the instance does not run any more, for certain. Every
+///   other failure to reach the guest is `Backend`, and the guest may be well.
+#[async_trait]
+pub trait Guest: Send + Sync {
+    /// Returns when the guest's agent answers. Waits without limit: give it a deadline.
+    ///
+    /// # Errors
+    /// `NotFound` when the instance does not run.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn ready(&self) -> Result<()>;
+
+    /// Starts `command` detached as `id`, or does nothing if `id` was started before. The command leads a
+    /// process group of its own. A program that cannot be executed ends with exit code 127 or 126.
+    ///
+    /// # Errors
+    /// `Invalid` for a command without a program, `NotFound`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment; repeat it to be sure.
+    async fn spawn(&self, id: &ProcessId, command: &Command) -> Result<()>;
+
+    /// What `id` wrote since `from`, and how it ended. Waits up to `wait` for news, then returns empty
+    /// progress. Returns part of the output when there is much; ask again from the advanced cursor.
+    ///
+    /// # Errors
+    /// `NotFound` when `id` was never started or the instance does not run, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is consumed.
+    async fn follow(&self, id: &ProcessId, from: Cursor, wait: Duration) -> Result<Progress>;
+
+    /// Signals the process group of `id`. Fine when it has ended already.
+    ///
+    /// # Errors
+    /// `NotFound` when `id` was never started or the instance does not run, `Backend`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment.
+    async fn kill(&self, id: &ProcessId, signal: Signal) -> Result<()>;
+
+    /// Every id that was started and has not ended.
+    ///
+    /// # Errors
+    /// `NotFound`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn running(&self) -> Result<Vec<ProcessId>>;
+
+    /// Writes a whole file with these permission bits, making the directories above it. Whoever reads the
+    /// path sees the old content or the new, never a part.
+    ///
+    /// # Errors
+    /// `Invalid` for a path that is not absolute, `Exhausted` for a full disk, `NotFound`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment; repeat it to be sure.
+    async fn write_file(&self, path: &str, content: &[u8], mode: u32) -> Result<()>;
+
+    /// Reads up to `max_bytes` of a file, starting `offset` bytes in. Empty at and past the end.
+    ///
+    /// # Errors
+    /// `NotFound` naming the file when there is none, or the instance; `Invalid`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn read_file(&self, path: &str, offset: u64, max_bytes: usize) -> Result<Bytes>;
+}
+
+/// A piece of output, as [`exec`] hands it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output<'a> {
+    /// Of standard output.
+    Stdout(&'a [u8]),
+    /// Of standard error.
+    Stderr(&'a [u8]),
+}
+
+/// Runs `command` as `id` to its end, handing its output on as it comes, and returns how it ended.
+///
+/// # Errors
+/// Those of [`Guest::spawn`] and [`Guest::follow`].
+///
+/// # Cancel safety
+/// Dropping it leaves the command running: call it again with the same id to go on from the start of the
+/// output, or [`Guest::kill`] it.
+pub async fn exec(
+    guest: &dyn Guest,
+    id: &ProcessId,
+    command: &Command,
+    mut output: impl FnMut(Output<'_>),
+) -> Result<ExitStatus> {
+    guest.spawn(id, command).await?;
+    let mut cursor = Cursor::default();
+    loop {
+        let progress = guest.follow(id, cursor, Duration::from_secs(10)).await?;
+        cursor = progress.advance(cursor);
+        if !progress.stdout.is_empty() {
+            output(Output::Stdout(&progress.stdout));
+        }
+        if !progress.stderr.is_empty() {
+            output(Output::Stderr(&progress.stderr));
+        }
+        if let Some(exit) = progress.exit {
+            return Ok(exit);
+        }
+    }
+}
