@@ -121,6 +121,17 @@ pub trait Forge: Send + Sync + 'static {
     /// May be dropped at any moment: repeat it until it succeeds.
     async fn deregister(&self, id: &RunnerId) -> Result<()>;
 
+    /// Removes a runner whose machine is dead for certain, together with whatever job it had.
+    ///
+    /// # Errors
+    /// `Busy` while the forge itself still believes in the job; otherwise as [`deregister`](Self::deregister).
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment: repeat it until it succeeds.
+    async fn abandon(&self, id: &RunnerId) -> Result<()> {
+        self.deregister(id).await
+    }
+
     /// Every runner of ours, or an error.
     ///
     /// # Errors

@@ -1,23 +1,41 @@
 //! Keeps pools of single-use CI runners in virtual machines.
 
 pub mod changes;
+pub mod clock;
+mod engine;
 pub mod error;
+pub mod event;
+mod execute;
 pub mod forge;
 pub mod guest;
 pub mod hypervisor;
 pub mod image;
+pub mod local;
 pub mod name;
+mod observe;
+pub mod plan;
+pub mod pool;
 pub mod profile;
+pub mod reservation;
 pub mod resources;
 pub mod secret;
+pub mod status;
+pub mod store;
+mod why;
+pub mod worker;
 
 pub use changes::{Changes, Hint};
+pub use clock::Clock;
 pub use error::{Error, Result, Retry};
+pub use event::{Event, EventLog};
 pub use forge::Forge;
 pub use guest::Guest;
 pub use hypervisor::Hypervisor;
 pub use image::ImageBuilder;
 pub use name::*;
+pub use pool::{Pace, Pool, PoolParts};
 pub use profile::Profile;
 pub use resources::{Capacity, Resources};
 pub use secret::Secret;
+pub use status::Status;
+pub use store::Store;

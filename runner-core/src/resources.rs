@@ -74,6 +74,19 @@ impl Resources {
         }
     }
 
+    /// Takes `other` away, kind by kind, stopping at zero.
+    pub fn take_away(&mut self, other: &Resources) {
+        self.vcpus = self.vcpus.saturating_sub(other.vcpus);
+        self.memory_mib = self.memory_mib.saturating_sub(other.memory_mib);
+        self.huge_memory_mib = self.huge_memory_mib.saturating_sub(other.huge_memory_mib);
+        self.disk_mib = self.disk_mib.saturating_sub(other.disk_mib);
+        for (name, count) in &other.counters {
+            if let Some(sum) = self.counters.get_mut(name) {
+                *sum = sum.saturating_sub(*count);
+            }
+        }
+    }
+
     /// Why `more` does not fit beside `used` within `self`, or nothing if it does.
     pub fn shortage(&self, used: &Resources, more: &Resources) -> Option<Shortage> {
         let check = |resource: &str, total: u64, used: u64, needed: u64, unit: &str| {

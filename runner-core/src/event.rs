@@ -1,0 +1,262 @@
+//! The event log: what happened, typed, in the order it happened, each action with its reason.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::{
+    error::Result,
+    plan::{Subject, Why, WhyNot},
+    store::Store,
+};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number: higher is later, and no number is used twice.
+    pub id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// What it is about.
+    pub subject: Subject,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// An action began.
+    Decided {
+        /// Its word: `provision`, `retire`, ….
+        action: String,
+        /// Its reason.
+        why: Why,
+    },
+    /// An action ended well.
+    Done {
+        /// Its word.
+        action: String,
+        /// How long it took.
+        took: Duration,
+    },
+    /// An action failed.
+    Failed {
+        /// Its word.
+        action: String,
+        /// Why, with all its causes.
+        error: String,
+        /// When the next try may come.
+        retry_at: Timestamp,
+    },
+    /// Something is wanted and not done.
+    Held(WhyNot),
+    /// What was held is not held any more.
+    Freed,
+    /// A list cannot be read; nothing that depends on it is decided.
+    Blind {
+        /// Why.
+        reason: String,
+    },
+    /// The list can be read again.
+    Sighted,
+    /// A worker changed its phase.
+    Phase {
+        /// The new phase.
+        phase: crate::worker::Phase,
+    },
+    /// A reservation was made.
+    Reserved {
+        /// Who asked.
+        owner: String,
+        /// What for.
+        purpose: String,
+        /// How many workers it holds.
+        workers: u32,
+    },
+    /// A job of the local queue changed its state.
+    Job {
+        /// The new state, in a word.
+        state: String,
+        /// What there is to say about it.
+        detail: String,
+    },
+    /// Something that an operator should know of.
+    Note {
+        /// The sentence.
+        text: String,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.subject, &self.what) {
+            (subject, What::Decided { action, why }) => write!(f, "{action} {subject}: {why}"),
+            (subject, What::Done { action, took }) => {
+                write!(f, "{action} {subject}: done in {:.3} s", took.as_secs_f64())
+            }
+            (
+                subject,
+                What::Failed {
+                    action,
+                    error,
+                    retry_at,
+                },
+            ) => {
+                write!(
+                    f,
+                    "{action} {subject}: failed: {error}; next try at {retry_at:.0}"
+                )
+            }
+            (subject, What::Held(why_not)) => write!(f, "{subject} waits: {why_not}"),
+            (subject, What::Freed) => write!(f, "{subject} waits no more"),
+            (subject, What::Blind { reason }) => write!(f, "{subject} cannot be seen: {reason}"),
+            (subject, What::Sighted) => write!(f, "{subject} can be seen"),
+            (
+                subject,
+                What::Phase {
+                    phase: crate::worker::Phase::Over(ending),
+                },
+            ) => {
+                write!(f, "{subject} is over: {ending}")
+            }
+            (subject, What::Phase { phase }) => write!(f, "{subject} is {}", phase.word()),
+            (
+                subject,
+                What::Reserved {
+                    owner,
+                    purpose,
+                    workers,
+                },
+            ) => {
+                write!(f, "{subject} holds {workers} for {owner}: {purpose}")
+            }
+            (subject, What::Job { state, detail }) if detail.is_empty() => {
+                write!(f, "{subject} is {state}")
+            }
+            (subject, What::Job { state, detail }) => write!(f, "{subject} is {state}: {detail}"),
+            (subject, What::Note { text }) => write!(f, "{subject}: {text}"),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pool => f.write_str("pool"),
+            Self::Worker(name) => write!(f, "worker {name}"),
+            Self::Profile(name) => write!(f, "profile {name}"),
+            Self::Build(name) => write!(f, "image of profile {name}"),
+            Self::Image(id) => write!(f, "image {id}"),
+            Self::Reservation(id) => write!(f, "reservation {id}"),
+            Self::Forge(name) => write!(f, "forge {name}"),
+            Self::Hypervisor => f.write_str("hypervisor"),
+            Self::Builder => f.write_str("image builder"),
+            Self::Job(id) => write!(f, "job {id}"),
+            Self::Store => f.write_str("store"),
+        }
+    }
+}
+
+/// How many events wait to be written before the oldest are dropped from the store (never from listeners).
+const WRITE_QUEUE: usize = 10_000;
+/// How far a listener may lag.
+const LIVE_QUEUE: usize = 1_000;
+/// How many events the store keeps.
+pub const EVENTS_KEPT: u64 = 20_000;
+
+/// Where events go: to the store, to whoever listens, and to the process's own log.
+#[derive(Clone)]
+pub struct EventLog {
+    next: Arc<AtomicU64>,
+    live: broadcast::Sender<Arc<Event>>,
+    write: mpsc::Sender<Arc<Event>>,
+    store: Store,
+}
+
+impl EventLog {
+    /// Opens the log on `store` and starts writing. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// `Backend` when the store cannot be read.
+    pub async fn open(store: Store) -> Result<Self> {
+        let next = store.last_event().await? + 1;
+        let (write, mut queue) = mpsc::channel::<Arc<Event>>(WRITE_QUEUE);
+        let writer = store.clone();
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            while queue.recv_many(&mut batch, 256).await > 0 {
+                let events = std::mem::take(&mut batch);
+                if let Err(error) = writer.write_events(events).await {
+                    let error = crate::error::chain(&error);
+                    tracing::error!(error, "Events could not be written to the store.");
+                }
+            }
+        });
+        let live = broadcast::channel(LIVE_QUEUE).0;
+        Ok(Self {
+            next: Arc::new(AtomicU64::new(next)),
+            live,
+            write,
+            store,
+        })
+    }
+
+    /// Adds an event. Never waits.
+    pub fn record(&self, at: Timestamp, subject: Subject, what: What) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let event = Arc::new(Event {
+            id,
+            at,
+            subject,
+            what,
+        });
+        match &event.what {
+            What::Failed { .. } | What::Blind { .. } => tracing::warn!("{event}"),
+            What::Phase { .. } | What::Freed => tracing::debug!("{event}"),
+            _ => tracing::info!("{event}"),
+        }
+        if self.write.try_send(event.clone()).is_err() {
+            tracing::error!(
+                id,
+                "An event could not be kept: the store is too slow or gone."
+            );
+        }
+        // Fails when nobody listens, which is fine.
+        let _ = self.live.send(event);
+    }
+
+    /// Hears every later event. A listener that lags by more than 1,000 misses some and is told so.
+    pub fn listen(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.live.subscribe()
+    }
+
+    /// Up to `limit` stored events with numbers above `after`, oldest first.
+    ///
+    /// # Errors
+    /// `Backend` when the store cannot be read.
+    pub async fn since(&self, after: u64, limit: u32) -> Result<Vec<Event>> {
+        self.store.events_since(after, limit).await
+    }
+
+    /// The newest `limit` stored events, oldest first.
+    ///
+    /// # Errors
+    /// `Backend` when the store cannot be read.
+    pub async fn latest(&self, limit: u32) -> Result<Vec<Event>> {
+        let last = self.next.load(Ordering::Relaxed) - 1;
+        self.store
+            .events_since(last.saturating_sub(limit.into()), limit)
+            .await
+    }
+}

@@ -1,0 +1,122 @@
+//! Carries actions out, one function each. Nothing is decided here: a choice belongs into the plan.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    event::{EventLog, What},
+    forge::{Forge, RunnerSpec},
+    guest::Guest,
+    hypervisor::{Hypervisor, InstanceSpec},
+    image::{BuildLog, Image, ImageBuilder, Recipe},
+    name::{ForgeName, ImageId, OwnerId, ReservationId, RunnerId, WorkerName},
+    plan::{Subject, Unmake},
+    profile::Profile,
+    store::Store,
+    worker::Record,
+};
+
+/// What actions act on.
+#[derive(Clone)]
+pub(crate) struct Hands {
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub forges: Arc<BTreeMap<ForgeName, Arc<dyn Forge>>>,
+    pub builder: Arc<dyn ImageBuilder>,
+    pub store: Store,
+    pub events: EventLog,
+    pub owner: OwnerId,
+    pub clock: Clock,
+}
+
+impl Hands {
+    fn forge(&self, name: &ForgeName) -> Result<&dyn Forge> {
+        let forge = self
+            .forges
+            .get(name)
+            .ok_or_else(|| Error::not_found(format!("forge {name}")))?;
+        Ok(&**forge)
+    }
+
+    /// Write the record, register, create: in this order, so that whatever exists can be found.
+    pub async fn provision(
+        &self,
+        mut record: Record,
+        serial: u64,
+        profile: &Profile,
+        image: Image,
+    ) -> Result<Record> {
+        self.store.put_record(record.clone(), serial).await?;
+        let spec = RunnerSpec {
+            name: record.name.clone(),
+            owner: self.owner.clone(),
+            profile: profile.name.clone(),
+            labels: profile.labels.clone(),
+        };
+        let registration = self.forge(&profile.forge)?.register(&spec).await?;
+        record.runner = Some(registration.id);
+        self.store.put_record(record.clone(), serial).await?;
+        let spec = InstanceSpec {
+            name: record.name.clone(),
+            profile: profile.name.clone(),
+            image,
+            resources: profile.resources.clone(),
+            network: profile.network,
+            user_data: registration.secret,
+        };
+        self.hypervisor.create(&spec).await?;
+        Ok(record)
+    }
+
+    pub async fn retire(
+        &self,
+        worker: &WorkerName,
+        forge: Option<&ForgeName>,
+        order: &[Unmake],
+    ) -> Result<()> {
+        for step in order {
+            match (step, forge) {
+                (Unmake::Deregister(id), Some(forge)) => self.forge(forge)?.deregister(id).await?,
+                (Unmake::Abandon(id), Some(forge)) => self.forge(forge)?.abandon(id).await?,
+                (Unmake::Deregister(_) | Unmake::Abandon(_), None) => (),
+                (Unmake::Destroy, _) => self.hypervisor.destroy(worker).await?,
+                (Unmake::Forget, _) => self.store.remove_record(worker.clone()).await?,
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn drive(&self, worker: &WorkerName, forge: &ForgeName, id: &RunnerId) -> Result<()> {
+        let guest: Arc<dyn Guest> = self.hypervisor.guest(worker).await?;
+        self.forge(forge)?.drive(id, guest).await
+    }
+
+    pub async fn mark(&self, forge: &ForgeName, id: &RunnerId, for_: &ReservationId) -> Result<()> {
+        self.forge(forge)?.reserve(id, for_).await
+    }
+
+    pub async fn unmark(&self, forge: &ForgeName, id: &RunnerId) -> Result<()> {
+        self.forge(forge)?.release(id).await
+    }
+
+    pub async fn release(&self, reservation: &ReservationId) -> Result<()> {
+        self.store.remove_reservation(reservation.clone()).await
+    }
+
+    pub async fn build(&self, recipe: &Recipe) -> Result<()> {
+        let (events, clock) = (self.events.clone(), self.clock);
+        let subject = Subject::Build(recipe.profile.clone());
+        let log = BuildLog::new(move |line| {
+            let what = What::Note {
+                text: line.to_owned(),
+            };
+            events.record(clock.now(), subject.clone(), what);
+        });
+        let image = self.builder.build(recipe, log).await?;
+        self.hypervisor.prepare(&image).await
+    }
+
+    pub async fn delete_image(&self, image: &ImageId) -> Result<()> {
+        self.builder.delete(image).await
+    }
+}

@@ -1,0 +1,753 @@
+//! The local queue: a forge inside this crate. Jobs come from this process and run in its pool's workers.
+//!
+//! What is alive is in memory and in the store; what is over is in the store only. A job is handed to a
+//! ready worker in the moment it is submitted, without waiting for the pool's loop.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    changes::{Changes, Hint},
+    clock::Clock,
+    error::{Error, Result, chain},
+    event::{EventLog, What},
+    forge::{Forge, ForgeCapabilities, QueuedJob, Registration, Runner, RunnerSpec, RunnerStatus},
+    guest::Guest,
+    name::{JobId, ReservationId, RunnerId, WorkerName},
+    plan::Subject,
+    store::Store,
+};
+
+mod driver;
+mod job;
+mod rows;
+
+pub use job::{InputFile, Job, JobSpec, JobState, Run, WORKING_DIR};
+use rows::RunnerRow;
+
+/// How much a local queue takes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalLimits {
+    /// How much of a job's log is kept, in bytes.
+    pub log_bytes: u64,
+    /// How much a job's outputs may take, in bytes.
+    pub output_bytes: u64,
+    /// How much a job's input files may take together, in bytes.
+    pub input_bytes: u64,
+    /// How many jobs may wait.
+    pub queued_jobs: usize,
+    /// How many jobs that are over are kept, with log and outputs.
+    pub kept_jobs: u64,
+    /// How long a job may run that does not say.
+    pub timeout: Duration,
+    /// How long a job has to end after it was asked to, before it is forced to.
+    pub kill_grace: Duration,
+}
+
+impl Default for LocalLimits {
+    fn default() -> Self {
+        Self {
+            log_bytes: 16 << 20,
+            output_bytes: 64 << 20,
+            input_bytes: 64 << 20,
+            queued_jobs: 10_000,
+            kept_jobs: 1_000,
+            timeout: Duration::from_secs(3600),
+            kill_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The local queue. Clones share it.
+#[derive(Clone)]
+pub struct LocalQueue(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    events: EventLog,
+    clock: Clock,
+    limits: LocalLimits,
+    hint: Hint,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Jobs that are not over.
+    jobs: BTreeMap<JobId, Live>,
+    /// Those of them that wait: higher priority first, then in the order of submission.
+    waiting: BTreeSet<(std::cmp::Reverse<i32>, u64, JobId)>,
+    runners: BTreeMap<WorkerName, LocalRunner>,
+}
+
+/// A job that is not over.
+struct Live {
+    job: Job,
+    inputs: Arc<Vec<InputFile>>,
+    /// Tells whoever follows it that there is news.
+    news: watch::Sender<()>,
+}
+
+struct LocalRunner {
+    row: RunnerRow,
+    /// Its guest answers and its driver waits for a job.
+    idle: bool,
+    /// It is being deregistered and takes no job any more.
+    leaving: bool,
+    /// Wakes its driver.
+    wake: Arc<Notify>,
+}
+
+impl LocalQueue {
+    /// Opens the queue as the store has it. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// `Backend` when the store cannot be read.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn open(
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        limits: LocalLimits,
+    ) -> Result<Self> {
+        let mut renewals = store.renewals();
+        renewals.mark_unchanged();
+        let (runners, jobs) = rows::live(&store).await?;
+        let mut state = State::default();
+        for (job, inputs) in jobs {
+            state.add(job, inputs);
+        }
+        for row in runners {
+            state
+                .runners
+                .insert(row.name.clone(), LocalRunner::new(row));
+        }
+        let hint = Hint::default();
+        let state = Mutex::new(state);
+        let queue = Self(Arc::new(Inner {
+            store,
+            events,
+            clock,
+            limits,
+            hint,
+            state,
+        }));
+        let weak = Arc::downgrade(&queue.0);
+        tokio::spawn(async move {
+            while renewals.changed().await.is_ok() {
+                let Some(inner) = weak.upgrade() else { return };
+                if let Err(error) = inner.write_again().await {
+                    tracing::error!(
+                        error = chain(&error),
+                        "The queue could not be written again."
+                    );
+                }
+            }
+        });
+        Ok(queue)
+    }
+
+    /// Adds a job. It is durable when this returns, and handed to a worker if one is ready for it.
+    ///
+    /// # Errors
+    /// `Invalid` naming what is wrong with it, `Exhausted` for too many waiting jobs or too large inputs,
+    /// `Backend` when it could not be written.
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not have added the job.
+    pub async fn submit(&self, spec: JobSpec, inputs: Vec<InputFile>) -> Result<Job> {
+        spec.check()?;
+        inputs.iter().try_for_each(InputFile::check)?;
+        let limits = &self.0.limits;
+        let size: u64 = inputs.iter().map(|file| file.content.len() as u64).sum();
+        check_limit("input files", size, limits.input_bytes, " bytes")?;
+        let waiting = self.0.state().waiting.len() as u64 + 1;
+        check_limit("waiting jobs", waiting, limits.queued_jobs as u64, "")?;
+        let unnamed = JobId::new("0").expect("a digit is a valid id");
+        let job = Job {
+            id: unnamed,
+            number: 0,
+            spec,
+            state: JobState::Queued,
+            queued_at: self.0.clock.now(),
+            assigned_at: None,
+            started_at: None,
+            first_output_at: None,
+            ended_at: None,
+            worker: None,
+            log_bytes: 0,
+            read_bytes: 0,
+            log_cut: false,
+            cancel_requested: false,
+            has_outputs: false,
+        };
+        let inputs = Arc::new(inputs);
+        let job = rows::insert_job(&self.0.store, job, inputs.clone()).await?;
+        self.0.say(&job);
+        {
+            let mut state = self.0.state();
+            state.add(job.clone(), inputs);
+            state.hand_out(&job.id, &self.0.clock);
+        }
+        self.0.hint.hint();
+        Ok(job)
+    }
+
+    /// Wants a job cancelled: at once if it waits; if it runs, its command is ended first. Fine when it is
+    /// over.
+    ///
+    /// # Errors
+    /// `NotFound`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn cancel(&self, id: &JobId) -> Result<Job> {
+        let waiting = {
+            let mut state = self.0.state();
+            match state.jobs.get_mut(id) {
+                None => None,
+                Some(live) => {
+                    live.job.cancel_requested = true;
+                    let job = live.job.clone();
+                    state.waiting.remove(&order(&job));
+                    Some(job)
+                }
+            }
+        };
+        let Some(mut job) = waiting else {
+            return self.job(id).await;
+        };
+        if job.state == JobState::Queued {
+            job.state = JobState::Cancelled;
+            self.0.end(job, None, None).await?;
+        } else {
+            let row = job.clone();
+            let put = move |tx: &rusqlite::Transaction<'_>| rows::put_job(tx, &row);
+            self.0.store.write("write a job", put).await?;
+            self.0.wake_driver_of(&job);
+        }
+        self.job(id).await
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// `NotFound`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn job(&self, id: &JobId) -> Result<Job> {
+        let live = self.0.state().jobs.get(id).map(|live| live.job.clone());
+        match live {
+            Some(job) => Ok(job),
+            None => rows::job(&self.0.store, id.clone())
+                .await?
+                .ok_or_else(|| Error::not_found(format!("job {id}"))),
+        }
+    }
+
+    /// The newest jobs whose number is below `below`, newest first.
+    ///
+    /// # Errors
+    /// `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn jobs(&self, below: Option<u64>, limit: u32) -> Result<Vec<Job>> {
+        let mut jobs = rows::jobs(&self.0.store, below, limit).await?;
+        let state = self.0.state();
+        for job in &mut jobs {
+            if let Some(live) = state.jobs.get(&job.id) {
+                *job = live.job.clone();
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Waits until a job is over.
+    ///
+    /// # Errors
+    /// `NotFound`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait(&self, id: &JobId) -> Result<Job> {
+        loop {
+            let news = self
+                .0
+                .state()
+                .jobs
+                .get(id)
+                .map(|live| live.news.subscribe());
+            match news {
+                Some(mut news) => while news.changed().await.is_ok() {},
+                None => return self.job(id).await,
+            }
+        }
+    }
+
+    /// A job's log from `from` bytes on, as it comes, until the job is over.
+    ///
+    /// # Errors
+    /// `NotFound` at once; an item is `Backend` when the store fails, and is the last.
+    pub async fn log(&self, id: &JobId, from: u64) -> Result<BoxStream<'static, Result<Bytes>>> {
+        self.job(id).await?;
+        let start = Some((self.clone(), id.clone(), from));
+        let stream = futures::stream::unfold(start, |at| async move {
+            let (queue, id, from) = at?;
+            match queue.next_log(&id, from).await {
+                Ok(bytes) if bytes.is_empty() => None,
+                Ok(bytes) => {
+                    let next = from + bytes.len() as u64;
+                    Some((Ok(bytes), Some((queue, id, next))))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(stream.boxed())
+    }
+
+    /// The next part of a log; empty at its end.
+    async fn next_log(&self, id: &JobId, from: u64) -> Result<Bytes> {
+        loop {
+            // Listen before looking, so that nothing falls between.
+            let news = self
+                .0
+                .state()
+                .jobs
+                .get(id)
+                .map(|live| live.news.subscribe());
+            let bytes = rows::read_log(&self.0.store, id.clone(), from, 256 << 10).await?;
+            match news {
+                Some(mut news) if bytes.is_empty() => drop(news.changed().await),
+                _ => return Ok(bytes.into()),
+            }
+        }
+    }
+
+    /// A job's collected outputs as a tar archive.
+    ///
+    /// # Errors
+    /// `NotFound` when there are none, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn outputs(&self, id: &JobId) -> Result<Bytes> {
+        let tar = rows::outputs(&self.0.store, id.clone()).await?;
+        tar.map(Bytes::from)
+            .ok_or_else(|| Error::not_found(format!("outputs of job {id}")))
+    }
+}
+
+#[async_trait]
+impl Forge for LocalQueue {
+    fn capabilities(&self) -> ForgeCapabilities {
+        ForgeCapabilities {
+            changes: true,
+            guest_pulls: false,
+            reserves: true,
+        }
+    }
+
+    async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {
+        let registration = Registration {
+            id: runner_id(&spec.name),
+            secret: None,
+        };
+        let row = {
+            let mut state = self.0.state();
+            if let Some(runner) = state.runners.get_mut(&spec.name) {
+                if runner.row.job.is_some() {
+                    return Err(Error::busy(format!("runner {}", spec.name)));
+                }
+                runner.row.labels.clone_from(&spec.labels);
+                runner.row.profile = spec.profile.clone();
+                runner.row.clone()
+            } else {
+                RunnerRow {
+                    name: spec.name.clone(),
+                    profile: spec.profile.clone(),
+                    labels: spec.labels.clone(),
+                    job: None,
+                    reserved_for: None,
+                }
+            }
+        };
+        self.0.put_runner(row.clone()).await?;
+        self.0
+            .state()
+            .runners
+            .entry(spec.name.clone())
+            .or_insert_with(|| LocalRunner::new(row));
+        self.0.hint.hint();
+        Ok(registration)
+    }
+
+    async fn deregister(&self, id: &RunnerId) -> Result<()> {
+        let name = match self
+            .0
+            .state()
+            .runners
+            .values_mut()
+            .find(|runner| runner.is(id))
+        {
+            None => return Ok(()),
+            Some(runner) if runner.row.job.is_some() => {
+                return Err(Error::busy(format!("runner {id}")));
+            }
+            Some(runner) => {
+                runner.leaving = true;
+                runner.row.name.clone()
+            }
+        };
+        self.0.remove_runner(name).await
+    }
+
+    async fn abandon(&self, id: &RunnerId) -> Result<()> {
+        let found = {
+            let mut state = self.0.state();
+            let Some(runner) = state.runners.values_mut().find(|runner| runner.is(id)) else {
+                return Ok(());
+            };
+            runner.leaving = true;
+            let (name, job) = (runner.row.name.clone(), runner.row.job.clone());
+            (
+                name,
+                job.and_then(|job| state.jobs.get(&job))
+                    .map(|live| live.job.clone()),
+            )
+        };
+        let (name, job) = found;
+        match job {
+            Some(mut job) => {
+                let reason = "its machine died".to_owned();
+                job.state = JobState::Interrupted { reason };
+                self.0.end(job, Some(name), None).await
+            }
+            None => self.0.remove_runner(name).await,
+        }
+    }
+
+    async fn runners(&self) -> Result<Vec<Runner>> {
+        let state = self.0.state();
+        let runner = |runner: &LocalRunner| Runner {
+            id: runner_id(&runner.row.name),
+            name: runner.row.name.clone(),
+            status: match (&runner.row.job, runner.idle) {
+                (Some(job), _) => RunnerStatus::Busy(Some(job.clone())),
+                (None, true) => RunnerStatus::Idle,
+                (None, false) => RunnerStatus::Offline,
+            },
+            reserved_for: runner.row.reserved_for.clone(),
+        };
+        Ok(state.runners.values().map(runner).collect())
+    }
+
+    async fn queued_jobs(&self) -> Result<Vec<QueuedJob>> {
+        let state = self.0.state();
+        Ok(state
+            .waiting
+            .iter()
+            .map(|(_, _, id)| state.jobs[id].job.as_queued())
+            .collect())
+    }
+
+    fn changes(&self) -> Changes {
+        self.0.hint.changes()
+    }
+
+    async fn drive(&self, id: &RunnerId, guest: Arc<dyn Guest>) -> Result<()> {
+        driver::drive(&self.0, id, &*guest).await
+    }
+
+    async fn reserve(&self, id: &RunnerId, reservation: &ReservationId) -> Result<()> {
+        let row = {
+            let mut state = self.0.state();
+            let Some(runner) = state.runners.values_mut().find(|runner| runner.is(id)) else {
+                return Err(Error::not_found(format!("runner {id}")));
+            };
+            let marked = runner.row.reserved_for.as_ref();
+            if runner.row.job.is_some() || marked.is_some_and(|held| held != reservation) {
+                return Err(Error::busy(format!("runner {id}")));
+            }
+            runner.row.reserved_for = Some(reservation.clone());
+            let row = runner.row.clone();
+            state.find_job_for(&row.name, &self.0.clock);
+            row
+        };
+        self.0.put_mark(row).await
+    }
+
+    async fn release(&self, id: &RunnerId) -> Result<()> {
+        let row = {
+            let mut state = self.0.state();
+            let Some(runner) = state.runners.values_mut().find(|runner| runner.is(id)) else {
+                return Ok(());
+            };
+            if runner.row.job.is_some() {
+                return Ok(()); // The mark goes with the runner when its job is over.
+            }
+            runner.row.reserved_for = None;
+            let row = runner.row.clone();
+            state.find_job_for(&row.name, &self.0.clock);
+            row
+        };
+        self.0.put_mark(row).await
+    }
+}
+
+impl LocalRunner {
+    fn new(row: RunnerRow) -> Self {
+        Self {
+            row,
+            idle: false,
+            leaving: false,
+            wake: Arc::new(Notify::new()),
+        }
+    }
+
+    fn is(&self, id: &RunnerId) -> bool {
+        self.row.name.as_str() == id.as_str()
+    }
+
+    fn can_take(&self, job: &Job) -> bool {
+        let spec = &job.spec;
+        let offers = |wanted: &crate::Label| {
+            wanted
+                .as_str()
+                .eq_ignore_ascii_case(self.row.profile.as_str())
+                || self.row.labels.iter().any(|label| label.matches(wanted))
+        };
+        self.idle
+            && !self.leaving
+            && self.row.job.is_none()
+            && self.row.reserved_for == spec.reserved_for
+            && spec
+                .profile
+                .as_ref()
+                .is_none_or(|profile| *profile == self.row.profile)
+            && spec.labels.iter().all(offers)
+    }
+}
+
+impl State {
+    fn add(&mut self, job: Job, inputs: Arc<Vec<InputFile>>) {
+        if job.state == JobState::Queued {
+            self.waiting.insert(order(&job));
+        }
+        self.jobs.insert(
+            job.id.clone(),
+            Live {
+                job,
+                inputs,
+                news: watch::channel(()).0,
+            },
+        );
+    }
+
+    /// Gives a waiting job to a ready runner, if there is one for it.
+    fn hand_out(&mut self, id: &JobId, clock: &Clock) {
+        let Some(job) = self.jobs.get(id).map(|live| &live.job) else {
+            return;
+        };
+        let ready = self.runners.values().find(|runner| runner.can_take(job));
+        if let Some(name) = ready.map(|runner| runner.row.name.clone()) {
+            self.assign(id.clone(), &name, clock);
+        }
+    }
+
+    /// Gives the first waiting job that it can take to a runner.
+    fn find_job_for(&mut self, name: &WorkerName, clock: &Clock) {
+        let Some(runner) = self.runners.get(name) else {
+            return;
+        };
+        let takes = |(_, _, id): &&(_, _, JobId)| runner.can_take(&self.jobs[id].job);
+        if let Some((_, _, id)) = self.waiting.iter().find(takes).cloned() {
+            self.assign(id, name, clock);
+        }
+    }
+
+    /// In memory only: the runner's driver, which this wakes, makes it durable before it does anything.
+    fn assign(&mut self, id: JobId, name: &WorkerName, clock: &Clock) {
+        let (Some(live), Some(runner)) = (self.jobs.get_mut(&id), self.runners.get_mut(name))
+        else {
+            return;
+        };
+        self.waiting.remove(&order(&live.job));
+        live.job.state = JobState::Running;
+        live.job.worker = Some(name.clone());
+        live.job.assigned_at = Some(clock.now());
+        runner.row.job = Some(id);
+        runner.wake.notify_one();
+    }
+
+    /// Takes an assignment back that could not be made durable.
+    fn unassign(&mut self, id: &JobId, name: &WorkerName) {
+        if let Some(runner) = self.runners.get_mut(name) {
+            runner.row.job = None;
+            runner.idle = false;
+        }
+        if let Some(live) = self.jobs.get_mut(id) {
+            live.job.state = JobState::Queued;
+            live.job.worker = None;
+            live.job.assigned_at = None;
+            self.waiting.insert(order(&live.job));
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code under this lock leaves the state half-changed when it panics.
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn say(&self, job: &Job) {
+        let detail = match (&job.state, &job.worker) {
+            (JobState::Running, Some(worker)) => format!("on worker {worker}"),
+            (JobState::Failed { exit }, _) => exit.to_string(),
+            (JobState::Interrupted { reason }, _) => reason.clone(),
+            _ => job.spec.title.clone(),
+        };
+        let what = What::Job {
+            state: job.state.word().to_owned(),
+            detail,
+        };
+        self.events
+            .record(self.clock.now(), Subject::Job(job.id.clone()), what);
+    }
+
+    async fn put_runner(&self, row: RunnerRow) -> Result<()> {
+        self.store
+            .write("write a runner", move |tx| rows::put_runner(tx, &row))
+            .await
+    }
+
+    /// Writes a runner whose mark changed, unless it got a job meanwhile: its driver writes it then.
+    async fn put_mark(&self, row: RunnerRow) -> Result<()> {
+        self.put_runner(row).await?;
+        self.hint.hint();
+        Ok(())
+    }
+
+    async fn remove_runner(&self, name: WorkerName) -> Result<()> {
+        let row = name.clone();
+        let removed = self
+            .store
+            .write("remove a runner", move |tx| rows::remove_runner(tx, &row))
+            .await;
+        let mut state = self.state();
+        match removed {
+            Ok(()) => {
+                if let Some(runner) = state.runners.remove(&name) {
+                    runner.wake.notify_one();
+                }
+            }
+            Err(_) => {
+                if let Some(runner) = state.runners.get_mut(&name) {
+                    runner.leaving = false;
+                }
+            }
+        }
+        drop(state);
+        self.hint.hint();
+        removed
+    }
+
+    fn wake_driver_of(&self, job: &Job) {
+        let state = self.state();
+        if let Some(runner) = job.worker.as_ref().and_then(|name| state.runners.get(name)) {
+            runner.wake.notify_one();
+        }
+    }
+
+    /// Ends a job for good: in the store first, then in memory.
+    async fn end(
+        &self,
+        mut job: Job,
+        runner: Option<WorkerName>,
+        outputs: Option<Arc<Vec<u8>>>,
+    ) -> Result<()> {
+        job.ended_at = Some(self.clock.now());
+        job.has_outputs = outputs.is_some();
+        job.spec = job.spec.without_secrets();
+        rows::end_job(
+            &self.store,
+            job.clone(),
+            runner.clone(),
+            outputs,
+            self.limits.kept_jobs,
+        )
+        .await?;
+        {
+            let mut state = self.state();
+            state.waiting.remove(&order(&job));
+            // Dropping what is alive of it ends whoever waits for it.
+            if state.jobs.remove(&job.id).is_none() {
+                return Ok(());
+            }
+            if let Some(runner) = runner.and_then(|name| state.runners.remove(&name)) {
+                runner.wake.notify_one();
+            }
+        }
+        self.say(&job);
+        self.hint.hint();
+        Ok(())
+    }
+
+    /// Writes what is in memory into a store that was begun anew.
+    async fn write_again(&self) -> Result<()> {
+        let (runners, jobs) = {
+            let state = self.state();
+            let runners: Vec<RunnerRow> = state.runners.values().map(|r| r.row.clone()).collect();
+            let live = |live: &Live| (live.job.clone(), live.inputs.clone());
+            (runners, state.jobs.values().map(live).collect::<Vec<_>>())
+        };
+        self.store
+            .write_durably("write the local queue again", move |tx| {
+                for (job, inputs) in &jobs {
+                    rows::put_job(tx, job)?;
+                    rows::put_inputs(tx, &job.id, inputs)?;
+                }
+                runners
+                    .iter()
+                    .try_for_each(|runner| rows::put_runner(tx, runner))
+            })
+            .await
+    }
+}
+
+fn order(job: &Job) -> (std::cmp::Reverse<i32>, u64, JobId) {
+    (
+        std::cmp::Reverse(job.spec.priority),
+        job.number,
+        job.id.clone(),
+    )
+}
+
+fn runner_id(name: &WorkerName) -> RunnerId {
+    RunnerId::new(name.as_str()).expect("a worker name is a valid runner id")
+}
+
+fn check_limit(what: &str, needed: u64, available: u64, unit: &str) -> Result<()> {
+    if needed <= available {
+        return Ok(());
+    }
+    Err(Error::Exhausted {
+        resource: format!("room for {what}"),
+        needed: format!("{needed}{unit}"),
+        available: format!("{available}{unit}"),
+    })
+}

@@ -1,0 +1,269 @@
+//! The pool: give it a hypervisor, forges, an image builder, a store and profiles, and it keeps workers ready.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    engine::{Command, Engine},
+    error::{Error, Result},
+    event::EventLog,
+    execute::Hands,
+    forge::Forge,
+    hypervisor::Hypervisor,
+    image::ImageBuilder,
+    name::{ForgeName, OwnerId, ReservationId},
+    plan::Desired,
+    profile::Profile,
+    reservation::{Reservation, ReserveRequest},
+    status::Status,
+    store::Store,
+};
+
+/// What a pool is made of.
+pub struct PoolParts {
+    /// Makes the machines.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Hand out the jobs.
+    pub forges: BTreeMap<ForgeName, Arc<dyn Forge>>,
+    /// Makes the images.
+    pub builder: Arc<dyn ImageBuilder>,
+    /// Keeps what must outlive the process.
+    pub store: Store,
+    /// Takes what happens.
+    pub events: EventLog,
+    /// Whose everything is. See [`Store::owner`].
+    pub owner: OwnerId,
+    /// The kinds of runner on offer, in the order they are served.
+    pub profiles: Vec<Profile>,
+    /// How the pool goes about it.
+    pub pace: Pace,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// How a pool goes about its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How often every list is asked, hints or not.
+    pub look_every: Duration,
+    /// How long a list may take before it counts as failed.
+    pub look_limit: Duration,
+    /// How many actions may be in flight at once.
+    pub max_actions: usize,
+    /// How long retiring or marking a worker may take. Provisioning has the profile's start timeout.
+    pub action_limit: Duration,
+    /// How long building an image may take.
+    pub build_limit: Duration,
+    /// How long to wait after a first failure; doubled after each further one.
+    pub retry_first: Duration,
+    /// How long to wait at most after a failure.
+    pub retry_most: Duration,
+    /// After how long a machine without record and with a silent guest is retired.
+    pub orphan_limit: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            look_every: Duration::from_secs(5),
+            look_limit: Duration::from_secs(20),
+            max_actions: 16,
+            action_limit: Duration::from_secs(120),
+            build_limit: Duration::from_secs(3600),
+            retry_first: Duration::from_secs(1),
+            retry_most: Duration::from_secs(120),
+            orphan_limit: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// How many commands may wait for the pool's task.
+const COMMANDS: usize = 256;
+
+/// A running pool. Dropping it ends the task at once, as a crash would: the machines go on, and the next
+/// pool on the same store adopts them.
+pub struct Pool {
+    status: watch::Receiver<Arc<Status>>,
+    commands: mpsc::Sender<Command>,
+    events: EventLog,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts a pool in a task of its own.
+    ///
+    /// # Errors
+    /// `Invalid` for profiles that break a rule, name a forge that is not there or share a name;
+    /// `Unsupported` for a forge that needs guests on a hypervisor that has none; `Backend` when the store
+    /// cannot be read.
+    pub async fn start(parts: PoolParts) -> Result<Self> {
+        check_profiles(&parts.profiles, &parts.forges, &*parts.hypervisor)?;
+        let (records, serial) = parts.store.records().await?;
+        let reservations = parts.store.reservations().await?;
+        let desired = Desired {
+            profiles: parts.profiles,
+            draining: false,
+            orphan_limit: parts.pace.orphan_limit,
+        };
+        let hands = Hands {
+            hypervisor: parts.hypervisor,
+            forges: Arc::new(parts.forges),
+            builder: parts.builder,
+            store: parts.store,
+            events: parts.events.clone(),
+            owner: parts.owner,
+            clock: parts.clock,
+        };
+        let (publish, status) = watch::channel(Arc::new(Status::default()));
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let stop = CancellationToken::new();
+        let engine = Engine::new(
+            hands,
+            parts.pace,
+            desired,
+            records,
+            serial,
+            reservations,
+            publish,
+        );
+        let task = tokio::spawn(engine.run(inbox, stop.clone()));
+        Ok(Self {
+            status,
+            commands,
+            events: parts.events,
+            stop,
+            task: Some(task),
+        })
+    }
+
+    /// The pool as it was last seen. Never waits.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.borrow().clone()
+    }
+
+    /// Tells of every new status.
+    pub fn statuses(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.clone()
+    }
+
+    /// What happened.
+    pub fn events(&self) -> &EventLog {
+        &self.events
+    }
+
+    /// Promises idle workers to someone: all that were asked for, or none. Decided from memory, durable
+    /// before it is answered, marked at the forge soon after. Asking again for an id that holds returns it.
+    ///
+    /// # Errors
+    /// `NotFound` for a profile that is not offered, `Exhausted` when too few are idle, `Backend` when it
+    /// could not be made durable (nothing is then promised).
+    ///
+    /// # Cancel safety
+    /// A dropped call may have promised: ask again with the same id, or release it.
+    pub async fn reserve(&self, request: ReserveRequest) -> Result<Reservation> {
+        self.ask(|answer| Command::Reserve(request, answer)).await?
+    }
+
+    /// Ends a promise; its workers are free again. Fine when there is none.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn release(&self, id: &ReservationId) -> Result<()> {
+        self.ask(|answer| Command::Release(id.clone(), answer))
+            .await?
+    }
+
+    /// Offers these profiles from now on. Workers of a profile that is not offered any more are retired
+    /// when they are idle.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); the old profiles then stay.
+    pub async fn offer(&self, profiles: Vec<Profile>) -> Result<()> {
+        self.ask(|answer| Command::Offer(profiles, answer)).await?
+    }
+
+    /// Makes nothing new, retires what is idle, lets jobs finish, and returns when no worker is left.
+    ///
+    /// # Errors
+    /// `Backend` when the pool has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the pool draining.
+    pub async fn drain(&self) -> Result<()> {
+        self.ask(Command::Drain).await
+    }
+
+    /// Stops planning, lets actions in flight finish and leaves the machines running, for the next pool on
+    /// the same store to adopt.
+    ///
+    /// # Cancel safety
+    /// Dropping it is as dropping the pool.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(mut task) = self.task.take() {
+            let _ = (&mut task).await;
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
+        let gone = || Error::backend("pool", "answer", std::io::Error::other("it has ended"));
+        let (answer, answered) = oneshot::channel();
+        self.commands
+            .send(command(answer))
+            .await
+            .map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// Checks profiles against each other, the forges and the hypervisor.
+pub(crate) fn check_profiles(
+    profiles: &[Profile],
+    forges: &BTreeMap<ForgeName, Arc<dyn Forge>>,
+    hypervisor: &dyn Hypervisor,
+) -> Result<()> {
+    for (index, profile) in profiles.iter().enumerate() {
+        profile.check()?;
+        if profiles[..index]
+            .iter()
+            .any(|other| other.name == profile.name)
+        {
+            let what = format!("profile {}", profile.name);
+            return Err(Error::invalid(what, "there are two of that name"));
+        }
+        let Some(forge) = forges.get(&profile.forge) else {
+            let names: Vec<&str> = forges.keys().map(ForgeName::as_str).collect();
+            let what = format!("forge {} of profile {}", profile.forge, profile.name);
+            return Err(Error::invalid(
+                what,
+                format!("use one of: {}", names.join(", ")),
+            ));
+        };
+        if !forge.capabilities().guest_pulls && !hypervisor.capabilities().guest {
+            let what = format!(
+                "forge {}, which needs guests, on this hypervisor",
+                profile.forge
+            );
+            return Err(Error::unsupported(what));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! The reasons for what is done and what is not, in words.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    name::{Label, ProfileName},
+    resources::Shortage,
+    worker::Ending,
+};
+
+/// Why something is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// Provision: more jobs wait than workers are ready or on their way.
+    JobsWait {
+        /// How many wait.
+        queued: u32,
+        /// How many workers are ready or on their way.
+        free: u32,
+    },
+    /// Provision: fewer workers are ready or on their way than should be.
+    BelowMinIdle {
+        /// How many there are.
+        free: u32,
+        /// How many there should be.
+        min_idle: u32,
+    },
+    /// Retire: its life is over.
+    Over(Ending),
+    /// Retire: a machine without a record, silent for longer than the orphan limit.
+    SilentOrphan,
+    /// Retire: more workers are idle than wanted.
+    Surplus {
+        /// How many are ready or on their way.
+        idle: u32,
+        /// How many are wanted.
+        wanted: u32,
+    },
+    /// Retire: its profile is not offered any more.
+    ProfileRemoved,
+    /// Retire: the pool is being emptied.
+    Draining,
+    /// Retire: a waiting job of another profile needs the room.
+    MakesRoom {
+        /// The profile of the job.
+        for_profile: ProfileName,
+    },
+    /// Attach: no driver attends to the runner.
+    Unattended,
+    /// Mark: it is promised to a reservation that the forge does not know of yet.
+    Promised,
+    /// Unmark: the forge knows of a promise that does not hold any more.
+    NotPromised,
+    /// Release: the reservation's time is over.
+    Expired,
+    /// Release: none of its workers is left.
+    Spent,
+    /// Build: the profile has no image of its recipe.
+    NoImage,
+    /// Build: the image is older than this.
+    ImageTooOld(Duration),
+    /// Delete an image: there is a newer one and no worker uses it.
+    Superseded,
+    /// Delete an image: no profile boots it and no worker uses it.
+    ImageOfNoProfile,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::JobsWait { queued, free } => {
+                write!(
+                    f,
+                    "jobs waiting: {queued}, workers ready or on their way: {free}"
+                )
+            }
+            Self::BelowMinIdle { free, min_idle } => {
+                write!(
+                    f,
+                    "workers ready or on their way: {free}, to keep ready: {min_idle}"
+                )
+            }
+            Self::Over(ending) => ending.fmt(f),
+            Self::SilentOrphan => f.write_str(
+                "no record explains this machine and its guest has been silent too long",
+            ),
+            Self::Surplus { idle, wanted } => {
+                write!(f, "workers ready or on their way: {idle}, wanted: {wanted}")
+            }
+            Self::ProfileRemoved => f.write_str("its profile is not offered any more"),
+            Self::Draining => f.write_str("the pool is being emptied"),
+            Self::MakesRoom { for_profile } => {
+                write!(f, "a waiting job of profile {for_profile} needs its room")
+            }
+            Self::Unattended => f.write_str("no driver attends to it"),
+            Self::Promised => f.write_str("it is reserved and the forge does not know yet"),
+            Self::NotPromised => f.write_str("its reservation does not hold any more"),
+            Self::Expired => f.write_str("its time is over"),
+            Self::Spent => f.write_str("none of its workers is left"),
+            Self::NoImage => f.write_str("there is no image of the profile's recipe"),
+            Self::ImageTooOld(limit) => {
+                write!(f, "the image is older than {} s", limit.as_secs())
+            }
+            Self::Superseded => f.write_str("there is a newer image and no worker uses this one"),
+            Self::ImageOfNoProfile => f.write_str("no profile boots it and no worker uses it"),
+        }
+    }
+}
+
+/// Why something that is wanted is not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhyNot {
+    /// A list that the decision depends on is missing.
+    Unseen {
+        /// Which, and why.
+        reason: String,
+    },
+    /// The host is full.
+    NoRoom {
+        /// Of what there is too little.
+        shortage: Shortage,
+        /// Whether it would fit on an empty host.
+        ever: bool,
+    },
+    /// The profile has as many workers as it may have.
+    AtMax {
+        /// How many.
+        max: u32,
+    },
+    /// The image is not built yet.
+    NoImage,
+    /// The last try failed and the next one must wait.
+    BackingOff {
+        /// Until when.
+        until: Timestamp,
+        /// Why the last try failed.
+        error: String,
+    },
+    /// No profile offers what the job asks for.
+    NoProfileServes {
+        /// What it asks for.
+        labels: BTreeSet<Label>,
+    },
+}
+
+impl fmt::Display for WhyNot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unseen { reason } => f.write_str(reason),
+            Self::NoRoom {
+                shortage,
+                ever: true,
+            } => write!(f, "no room: {shortage}"),
+            Self::NoRoom {
+                shortage,
+                ever: false,
+            } => {
+                write!(f, "it can never fit on this host: {shortage}")
+            }
+            Self::AtMax { max } => write!(f, "the profile has all of its {max} workers"),
+            Self::NoImage => f.write_str("its image is not built yet"),
+            Self::BackingOff { until, error } => {
+                write!(
+                    f,
+                    "the last try failed ({error}), the next one is at {until:.0}"
+                )
+            }
+            Self::NoProfileServes { labels } if labels.is_empty() => {
+                f.write_str("no profile of that name is offered")
+            }
+            Self::NoProfileServes { labels } => {
+                let labels: Vec<&str> = labels.iter().map(Label::as_str).collect();
+                write!(f, "no profile offers all of: {}", labels.join(", "))
+            }
+        }
+    }
+}
