@@ -61,6 +61,7 @@ pub(crate) struct Engine {
     actions: BTreeMap<Subject, Action>,
     backoff: BTreeMap<Subject, Backoff>,
     last_online: BTreeMap<WorkerName, Timestamp>,
+    absent_since: BTreeMap<WorkerName, Timestamp>,
     views: Views,
     /// The lists being asked: since when, and whether each must be asked again afterwards.
     looking: BTreeMap<Source, (Tick, bool)>,
@@ -117,6 +118,7 @@ impl Engine {
             actions: BTreeMap::new(),
             backoff: BTreeMap::new(),
             last_online,
+            absent_since: BTreeMap::new(),
             views,
             looking: BTreeMap::new(),
             looks: JoinMap::new(),
@@ -305,6 +307,7 @@ impl Engine {
             actions: &self.actions,
             driven: &driven,
             last_online: &mut self.last_online,
+            absent_since: &mut self.absent_since,
         };
         let workers = self.views.join(known, now);
         let views = &self.views;

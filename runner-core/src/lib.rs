@@ -2,10 +2,12 @@
 
 pub mod changes;
 pub mod clock;
+pub mod conformance;
 mod engine;
 pub mod error;
 pub mod event;
 mod execute;
+pub mod fake;
 pub mod forge;
 pub mod guest;
 pub mod hypervisor;

@@ -69,6 +69,9 @@ pub enum Flight {
     Touching,
 }
 
+/// How long lists must not show a machine that may have run before it counts as gone: one list may lie.
+pub const CONFIRM_ABSENCE: Duration = Duration::from_secs(5);
+
 /// Everything known about one worker at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
@@ -90,6 +93,8 @@ pub struct Worker {
     pub driven: bool,
     /// When its runner was last seen online.
     pub last_online: Option<Timestamp>,
+    /// Since when whole lists have not shown its instance.
+    pub absent_since: Option<Timestamp>,
     /// The reservation that holds it.
     pub reservation: Option<ReservationId>,
 }
@@ -231,6 +236,8 @@ impl Worker {
                 Some(&record.resources)
             }
             (Look::Unknown, Some(record)) => Some(&record.resources),
+            // It may be there in spite of the list, until that is beyond doubt.
+            (Look::Absent, Some(record)) if record.runner.is_some() => Some(&record.resources),
             (Look::Absent | Look::Unknown, _) => None,
         }
     }
@@ -252,8 +259,7 @@ impl Worker {
         }
         let instance = match &self.instance {
             Look::Unknown => return if busy { Phase::Busy } else { Phase::Unseen },
-            Look::Absent if self.record.is_some() => return Phase::Over(Ending::Vanished),
-            Look::Absent => return Phase::Over(Ending::Ghost),
+            Look::Absent => return self.absent_phase(busy, now),
             Look::Seen(instance) => instance,
         };
         if let InstanceState::Stopped(reason) = &instance.state {
@@ -280,6 +286,30 @@ impl Worker {
             }
             (RunnerStatus::Offline, _) => Phase::Starting,
         }
+    }
+
+    /// Without a machine: over, once that is beyond doubt.
+    fn absent_phase(&self, busy: bool, now: Timestamp) -> Phase {
+        match &self.record {
+            // Registering comes before creating, so there never was a machine.
+            Some(Record { runner: None, .. }) if self.runner.is_absent() => {
+                Phase::Over(Ending::NeverRegistered)
+            }
+            _ if !self.is_surely_absent(now) => {
+                if busy {
+                    Phase::Busy
+                } else {
+                    Phase::Unseen
+                }
+            }
+            Some(_) => Phase::Over(Ending::Vanished),
+            None => Phase::Over(Ending::Ghost),
+        }
+    }
+
+    fn is_surely_absent(&self, now: Timestamp) -> bool {
+        self.absent_since
+            .is_some_and(|since| is_past(since, CONFIRM_ABSENCE, now))
     }
 
     /// A machine without a record: the forge or the guest itself must say that it is idle.
