@@ -50,7 +50,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run a command in a fresh machine, show its log and return its exit code
     #[command(after_help = EXIT_CODES)]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// List jobs
     Jobs(jobs::JobsArgs),
     /// Cancel a job

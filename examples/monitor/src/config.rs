@@ -193,7 +193,9 @@ fn parse_file(source: &Source<'_>) -> Result<file::File, ConfigError> {
     let parser = toml::Deserializer::parse(source.text)
         .map_err(|error| source.problem(error.span(), "", error.message()))?;
     serde_path_to_error::deserialize(parser).map_err(|error| {
+        // What wraps a value to keep its place is no key of the file.
         let path = error.path().to_string();
+        let path = path.replace(".$__serde_spanned_private_value", "");
         let key = if path == "." { String::new() } else { path };
         let error = error.into_inner();
         source.problem(error.span(), key, error.message())

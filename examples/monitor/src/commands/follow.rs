@@ -43,7 +43,7 @@ impl<'a> Follow<'a> {
     }
 
     /// Writes the log until the job is over.
-    pub async fn to_end(mut self) -> anyhow::Result<Job> {
+    pub async fn until_over(mut self) -> anyhow::Result<Job> {
         loop {
             match self.client.follow(self.id, self.offset).await {
                 Ok(mut messages) => {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CANCELLED, ClientArgs, INTERRUPTED, WrongUse, follow::Follow, luggage, outputs};
 use crate::{
@@ -54,7 +54,7 @@ pub struct RunArgs {
     command: Vec<String>,
 }
 
-pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
+pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
     let files = luggage::attachments(&args.files)?;
     let env = luggage::environment(&args.env)?;
     if let Some(text) = &args.timeout {
@@ -77,14 +77,19 @@ pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
         timeout: args.timeout,
         priority: args.priority,
     };
-    let job = client.submit(&job, files).await?;
     let say = |text: String| {
         if !args.quiet {
             eprintln!("monitor: {text}");
         }
     };
+    // From here on: a job that is just being queued must not be forgotten.
+    let mut wishes = Wishes::new()?;
+    let Some(job) = wishes.beside(client.submit(&job, files)).await? else {
+        say("it may be queued all the same; `monitor jobs` shows it".to_owned());
+        return Ok(CANCELLED);
+    };
     say(format!("job {} is queued", job.id));
-    let Some(job) = attend(&client, &job.id).await? else {
+    let Some(job) = attend(&client, &job.id, wishes).await? else {
         say(format!(
             "job {} is left alone; `monitor jobs` shows it",
             job.id
@@ -106,25 +111,60 @@ pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
     Ok(job.exit_code.unwrap_or(INTERRUPTED))
 }
 
-/// Follows a job to its end. The first signal cancels it; a second one leaves it: none.
-async fn attend(client: &Client, id: &str) -> anyhow::Result<Option<Job>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let following = Follow::new(client, id).to_end();
+/// Follows a job to its end. The first wish cancels it; a second one leaves it: none.
+async fn attend(client: &Client, id: &str, mut wishes: Wishes) -> anyhow::Result<Option<Job>> {
+    let following = Follow::new(client, id).until_over();
     tokio::pin!(following);
-    let mut cancelled = false;
-    loop {
+    if wishes.count == 0 {
         tokio::select! {
             job = &mut following => return job.map(Some),
-            _ = interrupt.recv() => (),
-            _ = terminate.recv() => (),
+            () = wishes.next() => (),
         }
-        if cancelled {
-            return Ok(None);
+    }
+    eprintln!("monitor: cancelling job {id}; a second Ctrl-C leaves it");
+    tokio::spawn(cancel(client.clone(), id.to_owned()));
+    wishes.beside(following).await
+}
+
+/// Wishes to end: Ctrl-C, or a polite kill.
+struct Wishes {
+    interrupt: Signal,
+    terminate: Signal,
+    count: u32,
+}
+
+impl Wishes {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            count: 0,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (),
+            _ = self.terminate.recv() => (),
         }
-        cancelled = true;
-        eprintln!("monitor: cancelling job {id}; a second Ctrl-C leaves it");
-        tokio::spawn(cancel(client.clone(), id.to_owned()));
+        self.count += 1;
+    }
+
+    /// What `work` comes to, unless there is a second wish before.
+    async fn beside<T, E>(
+        &mut self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Option<T>, E> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done.map(Some),
+                () = self.next(), if self.count < 2 => (),
+            }
+            if self.count >= 2 {
+                return Ok(None);
+            }
+        }
     }
 }
 

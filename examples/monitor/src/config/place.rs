@@ -67,18 +67,25 @@ impl Source<'_> {
         }
     }
 
-    /// The line of `key` in the table that is at `span`, or the table's own line.
-    pub fn key_in(&self, span: &Range<usize>, key: &str) -> Range<usize> {
-        let table = self.text.get(span.clone()).unwrap_or_default();
-        let mut start = span.start;
-        for line in table.split_inclusive('\n') {
+    /// The line of `key` in the table whose head is at `head`, or the head itself.
+    pub fn key_in(&self, head: &Range<usize>, key: &str) -> Range<usize> {
+        let mut start = head.end;
+        for line in self
+            .text
+            .get(head.end..)
+            .unwrap_or_default()
+            .split_inclusive('\n')
+        {
+            if line.trim_start().starts_with('[') {
+                break;
+            }
             let rest = line.trim_start().strip_prefix(key);
             if rest.is_some_and(|rest| rest.trim_start().starts_with('=')) {
                 return start..start + line.len();
             }
             start += line.len();
         }
-        span.clone()
+        head.clone()
     }
 
     fn line_at(&self, offset: usize) -> usize {

@@ -46,7 +46,7 @@ enum LogNews {
     /// A part of the log.
     Part(LogPart),
     /// The job is over: event `end`.
-    End(Job),
+    End(Box<Job>),
 }
 
 #[OpenApi]
@@ -122,7 +122,7 @@ impl LogApi {
             });
         let end = stream::once(async move { queue.job(&id).await.ok() })
             .filter_map(|job| future::ready(job.filter(|job| job.state.is_over())))
-            .map(|job| LogNews::End(job.into()));
+            .map(|job| LogNews::End(Box::new(job.into())));
         let news = self.0.limited(parts.chain(end))?.boxed();
         Ok(EventStream::new(news)
             .keep_alive(KEEP_ALIVE)
