@@ -11,5 +11,6 @@ pub mod config;
 pub mod data_dir;
 pub mod http;
 pub mod logs;
+pub mod opening;
 pub mod serve;
 pub mod token;

@@ -46,14 +46,33 @@ pub struct Service {
     _data: DataDir,
 }
 
+/// What a service stands on: what must outlive the process.
+pub struct Base {
+    data: DataDir,
+    store: Store,
+    owner: OwnerId,
+}
+
+impl Base {
+    /// Takes a data directory into use.
+    ///
+    /// # Errors
+    /// For a store that cannot be opened.
+    pub async fn open(data: DataDir) -> anyhow::Result<Self> {
+        let store = Store::open(data.store_file()).await?;
+        let owner = store.owner(fresh_owner()).await?;
+        Ok(Self { data, store, owner })
+    }
+}
+
 impl Service {
     /// Starts a service on `listener`, which is answered from now on.
     ///
     /// # Errors
-    /// For a profile that can never fit, a store that cannot be opened, or a pool that cannot start.
+    /// For a profile that can never fit, a store that cannot be read, or a pool that cannot start.
     pub async fn start(
         config: &Config,
-        data: DataDir,
+        base: Base,
         backends: Backends,
         token: Token,
         listener: TcpListener,
@@ -67,11 +86,10 @@ impl Service {
             ),
             Err(_) => tracing::warn!("The host's capacity could not be learnt in time."),
         }
-        let store = Store::open(data.store_file()).await?;
+        let Base { data, store, owner } = base;
         let clock = Clock::system();
         let events = EventLog::open(store.clone()).await?;
         let queue = LocalQueue::open(store.clone(), events.clone(), clock, config.local).await?;
-        let owner = store.owner(fresh_owner()).await?;
         let forge: Arc<dyn Forge> = Arc::new(queue.clone());
         let pool = Pool::start(PoolParts {
             hypervisor: backends.hypervisor,
@@ -153,8 +171,11 @@ pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
     let token_file = token_file.unwrap_or_else(|| data_dir::token_file(data.path()));
     let (token, source) = Token::of_server(&token_file)?;
     let listener = listen(config.http.listen).await?;
-    let backends = compose::backends(&config, data.path()).await?;
-    let starting = Service::start(&config, data, backends, token, listener);
+    let starting = async {
+        let base = Base::open(data).await?;
+        let backends = compose::backends(&config, base.data.path(), &base.owner).await?;
+        Service::start(&config, base, backends, token, listener).await
+    };
     let service = tokio::select! {
         started = starting => started?,
         // Nothing has been made yet that anyone would miss.

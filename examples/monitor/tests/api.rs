@@ -272,7 +272,7 @@ fn malformed_requests_are_refused_and_change_nothing() {
         ),
         (
             json!({ "profile": "micro", "argv": ["x"], "priority": "high" }),
-            "priority",
+            "integer_int32",
         ),
         (
             json!({ "profile": "micro", "argv": ["x"], "shell": true }),

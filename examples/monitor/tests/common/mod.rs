@@ -9,7 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor::{compose::Backends, config::Config, data_dir::DataDir, serve::Service, token::Token};
+use monitor::{
+    compose::Backends,
+    config::Config,
+    data_dir::DataDir,
+    serve::{Base, Service},
+    token::Token,
+};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::Value;
 use std::sync::Arc;
@@ -107,7 +113,8 @@ impl Server {
                 builder: Arc::new(self.host.clone()),
             };
             let token = Token::new(TOKEN).unwrap();
-            Service::start(&config, data, backends, token, listener)
+            let base = Base::open(data).await.unwrap();
+            Service::start(&config, base, backends, token, listener)
                 .await
                 .unwrap()
         });
