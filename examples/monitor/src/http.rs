@@ -21,6 +21,7 @@ mod jobs;
 mod log;
 mod pool;
 mod problem;
+mod strict;
 
 pub use door::Door;
 use problem::Problem;

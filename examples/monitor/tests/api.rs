@@ -232,13 +232,16 @@ fn malformed_requests_are_refused_and_change_nothing() {
     let server = Server::start();
     let table: &[(Value, &str)] = &[
         (json!({}), "either argv or a script"),
-        (json!([]), "Expected"),
+        (json!(7), "invalid type"),
         (
             json!({ "profile": "micro", "argv": ["x"], "script": "y" }),
             "either argv or a script",
         ),
         (json!({ "profile": "micro", "argv": [] }), "name a program"),
-        (json!({ "profile": "micro", "argv": "true" }), "list_string"),
+        (
+            json!({ "profile": "micro", "argv": "true" }),
+            "argv: invalid type",
+        ),
         (json!({ "profile": "micro", "script": " " }), "empty"),
         (
             json!({ "profile": "big", "argv": ["x"] }),
@@ -253,6 +256,10 @@ fn malformed_requests_are_refused_and_change_nothing() {
         (
             json!({ "profile": "micro", "argv": ["x"], "env": { "A B": "c" } }),
             "A B",
+        ),
+        (
+            json!({ "profile": "micro", "argv": ["x"], "env": { "A": 1 } }),
+            "env.A: invalid type",
         ),
         (
             json!({ "profile": "micro", "argv": ["x"], "timeout": "soon" }),
@@ -272,7 +279,7 @@ fn malformed_requests_are_refused_and_change_nothing() {
         ),
         (
             json!({ "profile": "micro", "argv": ["x"], "priority": "high" }),
-            "integer_int32",
+            "priority: invalid type",
         ),
         (
             json!({ "profile": "micro", "argv": ["x"], "shell": true }),

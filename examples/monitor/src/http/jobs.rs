@@ -9,7 +9,7 @@ use poem_openapi::{
 };
 use runner_core::{JobId, ProfileName, local::InputFile};
 
-use super::{Shared, door::Operator, problem::Problem};
+use super::{Shared, door::Operator, problem::Problem, strict::Strict};
 
 pub mod model;
 
@@ -27,7 +27,7 @@ pub struct JobsApi(pub Shared);
 #[derive(ApiRequest)]
 enum Submission {
     /// Input files are in the job, in base64.
-    Json(Json<NewJob>),
+    Json(Json<Strict<NewJob>>),
     /// Input files are parts of their own.
     Multipart(JobForm),
 }
@@ -36,7 +36,7 @@ enum Submission {
 #[derive(Multipart)]
 struct JobForm {
     /// The job.
-    job: JsonField<NewJob>,
+    job: JsonField<Strict<NewJob>>,
     /// Files with mode 0644.
     file: Vec<Upload>,
     /// Files with mode 0755.
@@ -72,11 +72,11 @@ impl JobsApi {
         submission: Submission,
     ) -> Result<Submitted, Problem> {
         let (job, mut files) = match submission {
-            Submission::Json(Json(job)) => (job, Vec::new()),
+            Submission::Json(Json(Strict(job))) => (job, Vec::new()),
             Submission::Multipart(form) => {
                 let mut files = take(form.file, 0o644).await?;
                 files.extend(take(form.executable, 0o755).await?);
-                (form.job.0, files)
+                (form.job.0.0, files)
             }
         };
         let (spec, inputs) = job.into_spec()?;

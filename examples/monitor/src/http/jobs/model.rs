@@ -2,26 +2,31 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use poem_openapi::{Enum, Object, types::Base64};
 use runner_core::{
     Error, Label, ProfileName, ReservationId,
     guest::ExitStatus,
     local::{self, InputFile, JobSpec, JobState, Run},
 };
+use serde::{Deserialize, Deserializer, de};
 
 use crate::config::units::Period;
 
 /// A job to be run.
-#[derive(Object)]
+#[derive(Object, Deserialize)]
 #[oai(deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct NewJob {
     /// What people call it.
     #[oai(default, validator(max_length = 200))]
+    #[serde(default)]
     title: String,
     /// The only profile it may run on.
     profile: Option<String>,
     /// What a profile must offer, if none is named.
     #[oai(default)]
+    #[serde(default)]
     labels: Vec<String>,
     /// The reservation on whose workers it runs.
     reserved_for: Option<String>,
@@ -31,32 +36,39 @@ pub struct NewJob {
     script: Option<String>,
     /// Added to the guest's environment. Kept until the job ends; never shown.
     #[oai(default, write_only)]
+    #[serde(default)]
     env: BTreeMap<String, String>,
     /// Where to run it in the guest.
     working_dir: Option<String>,
     /// Files and directories to collect afterwards, relative to the working directory.
     #[oai(default)]
+    #[serde(default)]
     outputs: Vec<String>,
     /// How long it may run, such as `90s` or `1h30m`.
     timeout: Option<String>,
     /// Higher goes first.
     #[oai(default)]
+    #[serde(default)]
     priority: i32,
     /// Input files.
     #[oai(default, write_only)]
+    #[serde(default)]
     files: Vec<NewFile>,
 }
 
 /// A file that the job finds in its guest.
-#[derive(Object)]
+#[derive(Object, Deserialize)]
 #[oai(deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct NewFile {
     /// Where: relative to the working directory, without `..`.
     path: String,
     /// Its content in base64.
+    #[serde(deserialize_with = "from_base64")]
     base64: Base64<Vec<u8>>,
     /// Whether it can be executed.
     #[oai(default)]
+    #[serde(default)]
     executable: bool,
 }
 
@@ -140,6 +152,16 @@ pub struct Job {
     has_outputs: bool,
 }
 
+fn from_base64<'de, D: Deserializer<'de>>(value: D) -> Result<Base64<Vec<u8>>, D::Error> {
+    let text = String::deserialize(value)?;
+    let bytes = STANDARD.decode(text);
+    let bytes = bytes.map_err(|error| de::Error::custom(format!("not base64: {error}")))?;
+    Ok(Base64(bytes))
+}
+
+/// The longest title, in characters.
+const TITLE: usize = 200;
+
 /// Some jobs, newest first.
 #[derive(Object)]
 pub struct JobPage {
@@ -152,6 +174,10 @@ pub struct JobPage {
 impl NewJob {
     /// What the queue takes.
     pub fn into_spec(self) -> Result<(JobSpec, Vec<InputFile>), Error> {
+        if self.title.chars().count() > TITLE {
+            let rule = format!("it must not be longer than {TITLE} characters");
+            return Err(Error::invalid("the job's title", rule));
+        }
         let run = match (self.argv, self.script) {
             (Some(argv), None) => Run::Argv(argv),
             (None, Some(script)) => Run::Script(script),
