@@ -61,7 +61,6 @@ pub(crate) struct Engine {
     actions: BTreeMap<Subject, Action>,
     backoff: BTreeMap<Subject, Backoff>,
     last_online: BTreeMap<WorkerName, Timestamp>,
-    absent_since: BTreeMap<WorkerName, Timestamp>,
     views: Views,
     /// The lists being asked: since when, and whether each must be asked again afterwards.
     looking: BTreeMap<Source, (Tick, bool)>,
@@ -118,7 +117,6 @@ impl Engine {
             actions: BTreeMap::new(),
             backoff: BTreeMap::new(),
             last_online,
-            absent_since: BTreeMap::new(),
             views,
             looking: BTreeMap::new(),
             looks: JoinMap::new(),
@@ -142,18 +140,18 @@ impl Engine {
         loop {
             let wake = self.wake_up();
             let plan = tokio::select! {
+                // In this order: what was asked first, then what ended, then what may have changed.
+                biased;
                 () = stop.cancelled() => break,
-                _ = ticker.tick() => {
-                    self.look_everywhere();
-                    false
-                }
-                Some(source) = hints.next() => {
-                    self.look(source);
-                    false
-                }
-                Some((source, answer)) = self.looks.join_next() => {
-                    self.take_answer(source, answer);
+                Some(command) = inbox.recv() => {
+                    self.obey(command);
                     true
+                }
+                Ok(()) = renewals.changed() => {
+                    let renewal = renewals.borrow_and_update().clone();
+                    self.say_renewed(&renewal);
+                    self.write_again();
+                    false
                 }
                 Some((subject, ended)) = self.tasks.join_next() => {
                     self.end_action(subject, ended);
@@ -163,15 +161,17 @@ impl Engine {
                     self.end_drive(worker, ended);
                     true
                 }
-                Some(command) = inbox.recv() => {
-                    self.obey(command);
+                Some((source, answer)) = self.looks.join_next() => {
+                    self.take_answer(source, answer);
                     true
                 }
+                _ = ticker.tick() => {
+                    self.look_everywhere();
+                    false
+                }
                 () = wake => true,
-                Ok(()) = renewals.changed() => {
-                    let renewal = renewals.borrow_and_update().clone();
-                    self.say_renewed(&renewal);
-                    self.write_again();
+                Some(source) = hints.next() => {
+                    self.look(source);
                     false
                 }
             };
@@ -307,7 +307,6 @@ impl Engine {
             actions: &self.actions,
             driven: &driven,
             last_online: &mut self.last_online,
-            absent_since: &mut self.absent_since,
         };
         let workers = self.views.join(known, now);
         let views = &self.views;

@@ -7,7 +7,6 @@ use crate::{
     error::{Error, Result},
     event::{EventLog, What},
     forge::{Forge, RunnerSpec},
-    guest::Guest,
     hypervisor::{Hypervisor, InstanceSpec},
     image::{BuildLog, Image, ImageBuilder, Recipe},
     name::{ForgeName, ImageId, OwnerId, ReservationId, RunnerId, WorkerName},
@@ -86,9 +85,14 @@ impl Hands {
         Ok(())
     }
 
+    /// Runs the driver beside a worker. A machine that does not exist, asked for by its name, has taken
+    /// its job with it.
     pub async fn drive(&self, worker: &WorkerName, forge: &ForgeName, id: &RunnerId) -> Result<()> {
-        let guest: Arc<dyn Guest> = self.hypervisor.guest(worker).await?;
-        self.forge(forge)?.drive(id, guest).await
+        match self.hypervisor.guest(worker).await {
+            Ok(guest) => self.forge(forge)?.drive(id, guest).await,
+            Err(error) if error.is_not_found() => self.forge(forge)?.abandon(id).await,
+            Err(error) => Err(error),
+        }
     }
 
     pub async fn mark(&self, forge: &ForgeName, id: &RunnerId, for_: &ReservationId) -> Result<()> {

@@ -177,7 +177,6 @@ pub(crate) struct Known<'a> {
     pub actions: &'a BTreeMap<Subject, Action>,
     pub driven: &'a BTreeSet<WorkerName>,
     pub last_online: &'a mut BTreeMap<WorkerName, Timestamp>,
-    pub absent_since: &'a mut BTreeMap<WorkerName, Timestamp>,
 }
 
 impl Views {
@@ -250,11 +249,6 @@ impl Views {
         for (name, worker) in &mut workers {
             worker.driven = known.driven.contains(name);
             worker.last_online = known.last_online.get(name).copied();
-            if worker.instance.is_absent() {
-                worker.absent_since = Some(*known.absent_since.entry(name.clone()).or_insert(now));
-            } else {
-                known.absent_since.remove(name);
-            }
             let subject = Subject::Worker(name.clone());
             let action = known
                 .actions
@@ -291,7 +285,6 @@ impl Views {
             in_flight: None,
             driven: false,
             last_online: None,
-            absent_since: None,
             reservation: None,
         }
     }

@@ -447,6 +447,8 @@ impl<'a> Planner<'a> {
             .filter(|worker| worker.in_flight.is_none())
         {
             let why = match &self.phases[&worker.name] {
+                // Its driver asks for the machine by name, and ends the job when it is really gone.
+                Phase::Over(Ending::Vanished) if self.is_lost(worker) => continue,
                 Phase::Over(ending) => Why::Over(ending.clone()),
                 Phase::Unseen if self.is_overdue_orphan(worker) => Why::SilentOrphan,
                 Phase::Unseen => {
@@ -457,6 +459,15 @@ impl<'a> Planner<'a> {
             };
             self.retire(worker, why);
         }
+    }
+
+    /// Whether a pushed job runs on a machine that the list lacks.
+    fn is_lost(&self, worker: &Worker) -> bool {
+        let forge = worker
+            .forge()
+            .and_then(|name| self.observed.forges.get(name));
+        let drives = forge.is_some_and(|forge| forge.drives);
+        drives && worker.instance.is_absent() && worker.job().is_some()
     }
 
     /// A machine without record whose guest has said nothing for very long, while all lists were whole.
@@ -529,11 +540,8 @@ impl<'a> Planner<'a> {
                 continue;
             };
             let phase = &self.phases[&worker.name];
-            let alive = matches!(
-                phase,
-                Phase::Starting | Phase::Idle | Phase::Reserved | Phase::Busy
-            ) && worker.instance.seen().is_some();
-            if !alive || worker.record.is_none() {
+            let alive = worker.instance.seen().is_some() && !matches!(phase, Phase::Over(_));
+            if !(alive || self.is_lost(worker)) || worker.record.is_none() {
                 continue;
             }
             let subject = Subject::Worker(worker.name.clone());

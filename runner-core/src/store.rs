@@ -126,8 +126,7 @@ impl Store {
         doing: &'static str,
         work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let inner = self.0.clone();
-        blocking(move || inner.transact(doing, "NORMAL", work)).await
+        self.transact(doing, "NORMAL", work).await
     }
 
     /// Runs `work` in a transaction. Survives power loss: costs a flush of the disk.
@@ -136,8 +135,24 @@ impl Store {
         doing: &'static str,
         work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.transact(doing, "FULL", work).await
+    }
+
+    async fn transact<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        synchronous: &'static str,
+        work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        if self.0.path.is_none() {
+            // Memory makes nobody wait; and a test in one thread then repeats itself exactly.
+            tokio::task::yield_now().await;
+            let result = self.0.transact(doing, synchronous, work);
+            tokio::task::yield_now().await;
+            return result;
+        }
         let inner = self.0.clone();
-        blocking(move || inner.transact(doing, "FULL", work)).await
+        blocking(move || inner.transact(doing, synchronous, work)).await
     }
 
     /// Who owns what the pool makes: `fresh` at the first call, the same ever after.

@@ -69,9 +69,6 @@ pub enum Flight {
     Touching,
 }
 
-/// How long lists must not show a machine that may have run before it counts as gone: one list may lie.
-pub const CONFIRM_ABSENCE: Duration = Duration::from_secs(5);
-
 /// Everything known about one worker at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
@@ -93,8 +90,6 @@ pub struct Worker {
     pub driven: bool,
     /// When its runner was last seen online.
     pub last_online: Option<Timestamp>,
-    /// Since when whole lists have not shown its instance.
-    pub absent_since: Option<Timestamp>,
     /// The reservation that holds it.
     pub reservation: Option<ReservationId>,
 }
@@ -156,9 +151,10 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Whether the machine is known to be dead, so that no job can be running on it.
+    /// Whether the machine was seen dead, so that no job can be running on it. One that a list merely
+    /// lacks is not: a list may lie, so its forge is asked before anything is destroyed.
     pub fn machine_is_dead(&self) -> bool {
-        matches!(self, Self::Stopped(_) | Self::Vanished | Self::Ghost)
+        matches!(self, Self::Stopped(_))
     }
 }
 
@@ -236,8 +232,6 @@ impl Worker {
                 Some(&record.resources)
             }
             (Look::Unknown, Some(record)) => Some(&record.resources),
-            // It may be there in spite of the list, until that is beyond doubt.
-            (Look::Absent, Some(record)) if record.runner.is_some() => Some(&record.resources),
             (Look::Absent | Look::Unknown, _) => None,
         }
     }
@@ -259,7 +253,7 @@ impl Worker {
         }
         let instance = match &self.instance {
             Look::Unknown => return if busy { Phase::Busy } else { Phase::Unseen },
-            Look::Absent => return self.absent_phase(busy, now),
+            Look::Absent => return Phase::Over(self.ending_of_the_absent()),
             Look::Seen(instance) => instance,
         };
         if let InstanceState::Stopped(reason) = &instance.state {
@@ -288,28 +282,13 @@ impl Worker {
         }
     }
 
-    /// Without a machine: over, once that is beyond doubt.
-    fn absent_phase(&self, busy: bool, now: Timestamp) -> Phase {
+    fn ending_of_the_absent(&self) -> Ending {
         match &self.record {
             // Registering comes before creating, so there never was a machine.
-            Some(Record { runner: None, .. }) if self.runner.is_absent() => {
-                Phase::Over(Ending::NeverRegistered)
-            }
-            _ if !self.is_surely_absent(now) => {
-                if busy {
-                    Phase::Busy
-                } else {
-                    Phase::Unseen
-                }
-            }
-            Some(_) => Phase::Over(Ending::Vanished),
-            None => Phase::Over(Ending::Ghost),
+            Some(Record { runner: None, .. }) if self.runner.is_absent() => Ending::NeverRegistered,
+            Some(_) => Ending::Vanished,
+            None => Ending::Ghost,
         }
-    }
-
-    fn is_surely_absent(&self, now: Timestamp) -> bool {
-        self.absent_since
-            .is_some_and(|since| is_past(since, CONFIRM_ABSENCE, now))
     }
 
     /// A machine without a record: the forge or the guest itself must say that it is idle.

@@ -75,6 +75,7 @@ impl Driver<'_> {
     async fn take_job(&self) -> Result<Option<Job>> {
         if self.assigned().is_none() {
             tokio::select! {
+                biased;
                 ready = self.guest.ready() => ready?,
                 () = self.gone() => return Ok(None),
             }
@@ -336,6 +337,7 @@ impl Driver<'_> {
                 stderr: 0,
             };
             let progress = tokio::select! {
+                biased;
                 progress = self.guest.follow(process, from, wait) => progress?,
                 // A wish to cancel.
                 () = self.wake.notified() => Progress::default(),
