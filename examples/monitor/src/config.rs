@@ -68,12 +68,8 @@ pub struct QemuConfig {
     pub binary: Option<PathBuf>,
     /// How instances are sped up.
     pub accel: Accel,
-    /// How many virtual CPUs all instances may have together. As the host has, if none.
-    pub vcpus: Option<u32>,
-    /// How much memory all instances may have together. What the host has, if none.
-    pub memory_mib: Option<u64>,
-    /// How much disk space all instances may fill together. What the host has, if none.
-    pub disk_mib: Option<u64>,
+    /// What all instances may take together. What the host has, if none.
+    pub capacity: Option<Capacity>,
 }
 
 impl Config {
@@ -107,13 +103,7 @@ impl Config {
         let base = path.parent().unwrap_or(Path::new(""));
         let http = http(&source, base, file.http)?;
         let pace = pace(&source, file.pace)?;
-        let qemu = QemuConfig {
-            binary: file.qemu.binary,
-            accel: file.qemu.accel,
-            vcpus: file.qemu.vcpus,
-            memory_mib: mib(&source, "qemu.memory", file.qemu.memory)?,
-            disk_mib: mib(&source, "qemu.disk", file.qemu.disk)?,
-        };
+        let qemu = qemu(&source, file.qemu)?;
         if file.profiles.is_empty() {
             let problem = "offer at least one [[profile]]; the sample configuration shows how";
             return Err(source.problem(None, "profile", problem));
@@ -218,6 +208,36 @@ fn http(source: &Source<'_>, base: &Path, section: file::Http) -> Result<HttpCon
         Some(problem) => Err(source.problem(span, "http.listen", problem)),
         None => Ok(http),
     }
+}
+
+fn qemu(source: &Source<'_>, section: file::Qemu) -> Result<QemuConfig, ConfigError> {
+    let spans = [
+        section.vcpus.as_ref().map(Spanned::span),
+        section.memory.as_ref().map(Spanned::span),
+        section.disk.as_ref().map(Spanned::span),
+    ];
+    let vcpus = section.vcpus.map(Spanned::into_inner);
+    let memory = mib(source, "qemu.memory", section.memory)?;
+    let disk = mib(source, "qemu.disk", section.disk)?;
+    let capacity = match (vcpus, memory, disk) {
+        (Some(vcpus), Some(memory_mib), Some(disk_mib)) => Some(Capacity {
+            vcpus,
+            memory_mib,
+            disk_mib,
+            ..Capacity::default()
+        }),
+        (None, None, None) => None,
+        _ => {
+            let span = spans.into_iter().flatten().next();
+            let problem = "set vcpus, memory and disk together, or none of them";
+            return Err(source.problem(span, "qemu", problem));
+        }
+    };
+    Ok(QemuConfig {
+        binary: section.binary,
+        accel: section.accel,
+        capacity,
+    })
 }
 
 fn pace(source: &Source<'_>, section: file::Pace) -> Result<Pace, ConfigError> {

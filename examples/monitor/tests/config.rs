@@ -110,6 +110,11 @@ fn every_mistake_is_named_with_the_way_out() {
         ),
         ("[qemu]\nvcpus = -1\n", "", &[":2:", "qemu.vcpus", "u32"]),
         (
+            "[qemu]\nmemory = \"2GiB\"\n",
+            "",
+            &[":2:", "qemu", "vcpus, memory and disk together"],
+        ),
+        (
             "[qemu]\nmemory = \"lots\"\n",
             "",
             &[":2:", "qemu.memory", "\"lots\" is not a size", "2GiB"],

@@ -42,7 +42,7 @@ pub(super) struct Data {
 pub(super) struct Qemu {
     pub binary: Option<PathBuf>,
     pub accel: Accel,
-    pub vcpus: Option<u32>,
+    pub vcpus: Option<Spanned<u32>>,
     pub memory: Option<Spanned<Size>>,
     pub disk: Option<Spanned<Size>>,
 }
