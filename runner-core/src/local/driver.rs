@@ -33,6 +33,7 @@ const SCRIPT_DIR: &str = "/run/runner-job";
 /// Packs what there is of the outputs: `$1` is the directory, `$2` the archive, the rest the paths.
 const COLLECT: &str = r#"cd "$1" || exit 1
 tar=$2; shift 2; n=$#
+mkdir -p "${tar%/*}" || exit 1
 while [ $n -gt 0 ]; do
   if [ -e "$1" ] || [ -L "$1" ]; then set -- "$@" "$1"; else echo "[output $1 is missing]"; fi
   shift; n=$((n - 1))
