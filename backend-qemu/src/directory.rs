@@ -16,7 +16,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -134,6 +134,8 @@ impl Root {
             make_private(&draft)?;
             let lock = lock::hold(&draft.join(LOCK))?;
             write_private(&draft.join(MARK), &serde_json::to_vec_pretty(mark)?)?;
+            // A mark that a crash of the host left empty would make this nobody's for ever.
+            File::open(draft.join(MARK))?.sync_all()?;
             renameat_with(CWD, &draft, CWD, &path, RenameFlags::NOREPLACE)?;
             Ok(lock)
         };
@@ -158,6 +160,8 @@ impl Root {
         let mark = match fs::read(directory.join(MARK)) {
             Ok(mark) => mark,
             Err(error) if is_missing(&error) => return Ok(None),
+            // What is ours we may read.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
             Err(error) => return Err(error::io(format!("read the mark of {name}"), error)),
         };
         // A mark is written whole or not at all, so what does not parse is not ours.
@@ -184,14 +188,19 @@ impl Root {
         Ok(all)
     }
 
-    /// Removes what is left of a creation or a removal that was cut short.
+    /// Removes what is left of a creation or a removal that was cut short. Not while a directory is being
+    /// made.
     pub(crate) fn sweep(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.instances)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(NEW) || name.starts_with(GONE) {
-                fs::remove_dir_all(entry.path())?;
+                match fs::remove_dir_all(entry.path()) {
+                    // Someone else is at it.
+                    Err(error) if is_missing(&error) => {}
+                    result => result?,
+                }
             }
         }
         Ok(())
@@ -268,11 +277,18 @@ impl InstanceDir {
         write_private(&self.join(file), content)
     }
 
-    /// The end of a file, as text.
-    pub(crate) fn tail(&self, file: &str, max_bytes: usize) -> String {
-        let content = fs::read(self.join(file)).unwrap_or_default();
-        let tail = &content[content.len().saturating_sub(max_bytes)..];
-        String::from_utf8_lossy(tail)
+    /// The end of a file, as text; nothing if it cannot be read.
+    pub(crate) fn tail(&self, file: &str, max_bytes: u64) -> String {
+        let read = || {
+            let mut file = File::open(self.join(file))?;
+            let size = file.metadata()?.len();
+            file.seek(SeekFrom::Start(size.saturating_sub(max_bytes)))?;
+            let mut tail = Vec::new();
+            file.take(max_bytes).read_to_end(&mut tail)?;
+            Ok::<_, io::Error>(tail)
+        };
+        let tail = read().unwrap_or_default();
+        String::from_utf8_lossy(&tail)
             .trim_matches(['\0', '\n', ' '])
             .to_owned()
     }

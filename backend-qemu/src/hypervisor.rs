@@ -25,7 +25,7 @@ use crate::{
     directory::{Found, InstanceDir, Mark, Root, STDERR},
     error::{self, backend, blocking},
     host, process,
-    watch::Running,
+    watch::{COMPLAINTS, Running},
 };
 
 /// How long QEMU may take to answer for the first time. It takes milliseconds.
@@ -194,7 +194,12 @@ impl Inner {
             let capacity = self.capacity().await?;
             create::check_room(&capacity, &self.used().await?, spec)?;
             let (root, mark) = (self.root.clone(), mark.clone());
-            blocking("make a directory", move || root.make(&mark)).await?
+            blocking("make a directory", move || {
+                root.sweep()
+                    .map_err(|error| error::io("sweep the root", error))?;
+                root.make(&mark)
+            })
+            .await?
         };
 
         let result = self.start(spec, &directory, lock).await;
@@ -237,7 +242,7 @@ impl Inner {
         if started == Ok(true) {
             return Ok(());
         }
-        let complaints = directory.tail(STDERR, 2048);
+        let complaints = directory.tail(STDERR, COMPLAINTS);
         Err(match started {
             Err(_) => {
                 // Whatever it is doing, it is no instance.

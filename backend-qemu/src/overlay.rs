@@ -27,7 +27,7 @@ pub fn create(
     size_bytes: u64,
     backing: Option<(&Path, DiskFormat)>,
 ) -> io::Result<()> {
-    let (head, table) = layout(size_bytes, backing)?;
+    let head = header(size_bytes, backing)?;
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -38,7 +38,6 @@ pub fn create(
     // The reference counts: a table with one block, which counts the four clusters there are.
     file.write_all_at(&(2 * CLUSTER).to_be_bytes(), CLUSTER)?;
     file.write_all_at(&[0, 1, 0, 1, 0, 1, 0, 1], 2 * CLUSTER)?;
-    debug_assert!(table <= CLUSTER);
     Ok(())
 }
 
@@ -63,11 +62,11 @@ pub fn virtual_size(path: &Path, format: DiskFormat) -> io::Result<u64> {
     }
 }
 
-/// The first cluster, and how long the first-level table is.
-fn layout(size_bytes: u64, backing: Option<(&Path, DiskFormat)>) -> io::Result<(Vec<u8>, u64)> {
+/// What the first cluster holds.
+fn header(size_bytes: u64, backing: Option<(&Path, DiskFormat)>) -> io::Result<Vec<u8>> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
     let size = size_bytes.next_multiple_of(512);
-    let entries = size.div_ceil(MAPPED_BY_ENTRY);
+    let entries = size.div_ceil(MAPPED_BY_ENTRY).max(1);
     if entries * 8 > CLUSTER {
         return Err(invalid("a disk has 4 TiB at most"));
     }
@@ -110,7 +109,7 @@ fn layout(size_bytes: u64, backing: Option<(&Path, DiskFormat)>) -> io::Result<(
     debug_assert_eq!(head.len(), HEADER_LENGTH as usize);
     head.extend(extensions);
     head.extend(name);
-    Ok((head, entries * 8))
+    Ok(head)
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const RECONNECT: Duration = Duration::from_millis(200);
 /// How long a dead child may take to be collected.
 const COLLECT: Duration = Duration::from_secs(2);
 /// How much of QEMU's complaints is told.
-const COMPLAINTS: usize = 2048;
+pub(crate) const COMPLAINTS: u64 = 2048;
 
 /// A running instance, watched for as long as this lives.
 pub(crate) struct Running {

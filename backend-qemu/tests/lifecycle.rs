@@ -422,3 +422,39 @@ async fn creations_that_are_dropped_are_listed_or_not_there() {
         .count();
     assert_eq!(left, 0);
 }
+
+#[tokio::test]
+async fn a_console_that_is_written_for_ever_takes_little_space() {
+    use std::os::unix::fs::MetadataExt;
+
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    fixture.hypervisor().create(&fixture.spec(1)).await.unwrap();
+    let guest = fixture.ready(1).await;
+    let follower = fixture.hypervisor().console(&name(1), true).await.unwrap();
+    let follower = tokio::spawn(follower.try_fold(0, async |sum, piece| Ok(sum + piece.len())));
+    // Writing to the serial port of an emulated machine is slow; what QEMU does is the same.
+    let path = fixture.instance(1).join("console.log");
+    let mut writer = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap();
+    for _ in 0..40 {
+        std::io::Write::write_all(&mut writer, &[b'x'; 100_000]).unwrap();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    sh(&*guest, "a", "echo the last line >/dev/console").await;
+    until("the space is given back", async || {
+        std::fs::metadata(&path).unwrap().blocks() * 512 < 2_200_000
+    })
+    .await;
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size > 4_000_000, "QEMU appends, whatever is cut");
+    let kept = console(&fixture, 1, false).await;
+    assert!(kept.ends_with("the last line\r\n") || kept.ends_with("the last line\n"));
+    assert!(kept.len() <= 1 << 20);
+    fixture.hypervisor().destroy(&name(1)).await.unwrap();
+    let followed = follower.await.unwrap().unwrap();
+    assert!(followed >= 4_000_000, "{followed}");
+}

@@ -1,5 +1,6 @@
 //! What is refused, and what is left alone.
 
+#[expect(dead_code, reason = "other tests use the rest of it")]
 mod common;
 
 use std::{fs, path::Path, process::Command};

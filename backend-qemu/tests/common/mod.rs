@@ -1,7 +1,5 @@
 //! A hypervisor in a directory of its own, and a guest to boot, built once per machine.
 
-#![expect(dead_code, reason = "every test file uses a part of it")]
-
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},

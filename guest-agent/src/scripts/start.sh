@@ -4,10 +4,11 @@
 __runner_lead=$1 __runner_state=$2/$3 __runner_output=$4 __runner_directory=$5 __runner_path=$PATH
 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 command -v setsid >/dev/null || setsid() { busybox setsid "$@"; }
-__runner_birth() { shift 19; echo "$1"; }
+__runner_read_birth() { shift 19; __runner_birth=$1; }
 
 umask 077
-mkdir -p "$2" || exit 73
+# Every program that need not be started is time that the command gains.
+[ -d "$2" ] || mkdir -p "$2" || exit 73
 if ! mkdir "$__runner_state" 2>/dev/null; then
     [ -d "$__runner_state" ] || exit 73
     for __runner_try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
@@ -23,10 +24,11 @@ fi
 shift 5
 
 read -r __runner_stat <"/proc/$$/stat"
+__runner_read_birth ${__runner_stat##*) }
 # The first line of the status takes its block on the disk now, so that a full disk later does not keep the
 # second from being written.
 if ! { : >"$__runner_state/stdout" && : >"$__runner_state/stderr" &&
-    echo "$$ $(__runner_birth ${__runner_stat##*) })" >"$__runner_state/keeper" &&
+    echo "$$ $__runner_birth" >"$__runner_state/keeper" &&
     echo started >"$__runner_state/status"; }; then
     rm -rf "$__runner_state"
     exit 73
