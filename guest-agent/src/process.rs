@@ -36,6 +36,8 @@ const RUNNING: &str = include_str!("scripts/running.sh");
 const NO_SUCH_PROCESS: i64 = 44;
 /// A start is a `mkdir` and a few `fork`s.
 const START_LIMIT: Duration = Duration::from_secs(60);
+const FIRST_POLL: Duration = Duration::from_millis(8);
+const LAST_POLL: Duration = Duration::from_millis(50);
 /// Many times more than an environment can be.
 const MAX_ENVIRONMENT: usize = 1024 * 1024;
 
@@ -64,10 +66,18 @@ impl<T: Transport> AgentGuest<T> {
             .await
             .map_err(fail)?;
         let deadline = Instant::now() + START_LIMIT;
-        let mut pause = Duration::from_millis(2);
+        let mut pause = FIRST_POLL;
         loop {
+            // Asking at once would take the processor from what is asked about.
+            sleep(pause).await;
+            pause = (pause * 3 / 2).min(LAST_POLL);
             // The script ends when the process does, so what tells of a start is the file that the process
             // writes first.
+            match OpenFile::open(&self.agent, &self.path(id, "pid")).await {
+                Ok(_) => return Ok(()),
+                Err(CallError::Refused(_)) => {}
+                Err(error) => return Err(fail(error)),
+            }
             match self.agent.ended(pid).await.map_err(fail)? {
                 Some(outcome) if outcome.code == Some(0) => return Ok(()),
                 Some(outcome) => {
@@ -75,18 +85,11 @@ impl<T: Transport> AgentGuest<T> {
                     let why = format!("{} could not be prepared (code {code})", self.state);
                     return Err(error::failed(doing(), why));
                 }
+                None if Instant::now() > deadline => {
+                    return Err(error::failed(doing(), "it takes too long"));
+                }
                 None => {}
             }
-            match OpenFile::open(&self.agent, &self.path(id, "pid")).await {
-                Ok(_) => return Ok(()),
-                Err(CallError::Refused(_)) => {}
-                Err(error) => return Err(fail(error)),
-            }
-            if Instant::now() > deadline {
-                return Err(error::failed(doing(), "it takes too long"));
-            }
-            sleep(pause).await;
-            pause = (pause * 3 / 2).min(Duration::from_millis(50));
         }
     }
 
