@@ -8,6 +8,7 @@ use guest_agent::{CallError, Transport, transport::MAX_ANSWER};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
+    task::AbortHandle,
     time::{Instant, sleep, timeout_at},
 };
 
@@ -29,7 +30,10 @@ const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 const DELIMITER: u8 = 0xff;
 
 /// Talks to the agent of one instance. The connection lasts as long as this does.
-pub(crate) struct QemuAgent(mpsc::Sender<Request>);
+pub(crate) struct QemuAgent {
+    requests: mpsc::Sender<Request>,
+    directory: InstanceDir,
+}
 
 struct Request {
     /// None to wait until the agent answers.
@@ -39,19 +43,22 @@ struct Request {
 }
 
 impl QemuAgent {
-    /// Talks to the agent of the instance in `directory`.
-    pub(crate) fn new(directory: InstanceDir) -> Self {
+    /// Talks to the agent of the instance in `directory`, until the task is aborted. One conversation at a
+    /// time: QEMU leaves a second one waiting.
+    pub(crate) fn new(directory: InstanceDir) -> (Self, AbortHandle) {
         let (sender, requests) = mpsc::channel(MAX_WAITING);
-        tokio::spawn(
-            Conversation {
-                directory,
-                lines: None,
-                synced: false,
-                called: None,
-            }
-            .run(requests),
-        );
-        Self(sender)
+        let conversation = Conversation {
+            directory: directory.clone(),
+            lines: None,
+            synced: false,
+            called: None,
+        };
+        let task = tokio::spawn(conversation.run(requests));
+        let agent = Self {
+            requests: sender,
+            directory,
+        };
+        (agent, task.abort_handle())
     }
 
     async fn request(
@@ -65,9 +72,13 @@ impl QemuAgent {
             deadline,
             answer,
         };
-        let lost = || CallError::failed("the conversation with the agent ended");
+        // Aborted: the instance was destroyed, or the hypervisor was closed.
+        let lost = || match self.directory.is_alive() {
+            Ok(false) => CallError::Gone,
+            _ => CallError::failed("the conversation with the agent was closed"),
+        };
         let wait = async {
-            self.0.send(request).await.map_err(|_| lost())?;
+            self.requests.send(request).await.map_err(|_| lost())?;
             answered.await.map_err(|_| lost())?
         };
         timeout_at(deadline, wait).await.map_err(|_| late())?
@@ -279,7 +290,7 @@ mod tests {
             let listener: UnixListener = socket::listen(instance.path(), AGENT).unwrap();
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-            let agent = Arc::new(QemuAgent::new(instance));
+            let agent = Arc::new(QemuAgent::new(instance).0);
             Self {
                 agent,
                 listener,

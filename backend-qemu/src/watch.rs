@@ -36,7 +36,7 @@ pub(crate) struct Running {
     pub(crate) guest: Arc<AgentGuest<QemuAgent>>,
     qmp: watch::Receiver<Option<Qmp>>,
     ended: watch::Receiver<bool>,
-    task: AbortHandle,
+    tasks: [AbortHandle; 2],
 }
 
 impl Running {
@@ -47,10 +47,8 @@ impl Running {
         child: Option<Child>,
         hint: Hint,
     ) -> Self {
-        let guest = Arc::new(AgentGuest::new(
-            name.clone(),
-            QemuAgent::new(directory.clone()),
-        ));
+        let (agent, conversation) = QemuAgent::new(directory.clone());
+        let guest = Arc::new(AgentGuest::new(name.clone(), agent));
         let (qmp_sender, qmp) = watch::channel(None);
         let (ended_sender, ended) = watch::channel(false);
         let watcher = Watcher {
@@ -68,7 +66,7 @@ impl Running {
             guest,
             qmp,
             ended,
-            task: task.abort_handle(),
+            tasks: [task.abort_handle(), conversation],
         }
     }
 
@@ -95,7 +93,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.task.abort();
+        // The conversations too: a successor would wait for their end.
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 
@@ -126,6 +127,7 @@ impl Watcher {
                 Err(error) => error,
             };
             self.qmp.send_replace(None);
+            self.bound();
             // A process that ends closes its socket a moment before its lock.
             tokio::select! {
                 () = self.dead() => break,

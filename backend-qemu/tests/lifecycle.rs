@@ -138,8 +138,9 @@ async fn a_life() {
     let id = ProcessId::new("long").unwrap();
     let long = Command::new(["/bin/sh", "-c", "echo one; sleep 1; echo two; exit 4"]);
     guest.spawn(&id, &long).await.unwrap();
-    drop(guest);
     fixture.reopen().await;
+    let closed = guest.running().await.unwrap_err();
+    assert!(!closed.is_not_found(), "the instance lives: {closed}");
     assert_eq!(state(&fixture, 1).await, Some(InstanceState::Running));
     let guest = fixture.ready(1).await;
     assert_eq!(guest.running().await.unwrap(), std::slice::from_ref(&id));
