@@ -93,29 +93,59 @@ impl Machine {
 
     /// Returns once the agent answers.
     pub fn agent(&mut self) {
-        let id = self.started.elapsed().as_micros() as u64;
-        let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
-        // The first byte makes the agent forget what it may have read half of.
-        let question = [b"\xff", sync.to_string().as_bytes(), b"\n"].concat();
-        self.agent.get_mut().write_all(&question).unwrap();
-        while reply(&mut self.agent)["return"] != json!(id) {}
-        self.ask("guest-ping", json!({}));
+        let started = Instant::now();
+        // An agent that is about to die takes a question with it.
+        let patience = |agent: &BufReader<UnixStream>, patience| {
+            agent.get_ref().set_read_timeout(Some(patience)).unwrap();
+        };
+        patience(&self.agent, Duration::from_secs(2));
+        loop {
+            assert!(started.elapsed() < DEADLINE, "no agent: {}", self.console());
+            let id = self.started.elapsed().as_micros() as u64;
+            let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
+            // The first byte makes the agent forget what it may have read half of.
+            let question = [b"\xff", sync.to_string().as_bytes(), b"\n"].concat();
+            self.agent.get_mut().write_all(&question).unwrap();
+            while let Some(reply) = reply(&mut self.agent) {
+                if reply["return"] == json!(id) {
+                    patience(&self.agent, DEADLINE);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Kills the agent and waits for the next one.
+    pub fn kill_agent(&mut self) {
+        let old = self.run("pidof qemu-ga");
+        self.exec("kill $(pidof qemu-ga)");
+        loop {
+            self.agent();
+            // The old one may have answered, and be gone now.
+            match self.output("pidof qemu-ga") {
+                Some((new, true)) if new != old => return,
+                _ => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     /// Starts a shell command and does not wait for it.
     pub fn exec(&mut self, command: &str) -> u64 {
         let arguments = json!({"path": "sh", "arg": ["-c", command], "capture-output": true});
-        self.ask("guest-exec", arguments)["pid"].as_u64().unwrap()
+        self.ask("guest-exec", arguments)["return"]["pid"]
+            .as_u64()
+            .unwrap()
     }
 
-    /// The output of a shell command, and whether it succeeded.
-    fn output(&mut self, command: &str) -> (String, bool) {
+    /// The output of a shell command and whether it succeeded, if the agent lives to tell.
+    fn output(&mut self, command: &str) -> Option<(String, bool)> {
         let pid = self.exec(command);
         loop {
-            let status = self.ask("guest-exec-status", json!({"pid": pid}));
+            let reply = self.ask("guest-exec-status", json!({"pid": pid}));
+            let status = reply.get("return")?;
             if status["exited"] == json!(true) {
                 let output = status["out-data"].as_str().unwrap_or_default();
-                return (decode(output), status["exitcode"] == json!(0));
+                return Some((decode(output), status["exitcode"] == json!(0)));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -123,7 +153,7 @@ impl Machine {
 
     /// The output of a shell command that succeeds.
     pub fn run(&mut self, command: &str) -> String {
-        let (output, success) = self.output(command);
+        let (output, success) = self.output(command).expect("an agent");
         assert!(success, "{command}: {output}{}", self.console());
         output
     }
@@ -131,7 +161,7 @@ impl Machine {
     /// Runs a shell command until it succeeds.
     pub fn wait_for(&mut self, command: &str) {
         let started = Instant::now();
-        while !self.output(command).1 {
+        while !self.output(command).expect("an agent").1 {
             assert!(
                 started.elapsed() < DEADLINE,
                 "{command}: {}",
@@ -177,9 +207,7 @@ impl Machine {
     fn ask(&mut self, command: &str, arguments: Value) -> Value {
         let question = json!({"execute": command, "arguments": arguments});
         writeln!(self.agent.get_mut(), "{question}").unwrap();
-        let reply = reply(&mut self.agent);
-        assert!(reply["error"].is_null(), "{question}: {reply}");
-        reply["return"].clone()
+        reply(&mut self.agent).expect("an answer in time")
     }
 }
 
@@ -191,14 +219,13 @@ impl Drop for Machine {
     }
 }
 
-fn reply(stream: &mut BufReader<UnixStream>) -> Value {
+/// The next line, or none in time.
+fn reply(stream: &mut BufReader<UnixStream>) -> Option<Value> {
     let mut line = Vec::new();
-    stream
-        .read_until(b'\n', &mut line)
-        .expect("an answer in time");
+    stream.read_until(b'\n', &mut line).ok()?;
     assert!(!line.is_empty(), "the socket was closed");
     let line = line.strip_prefix(b"\xff").unwrap_or(&line);
-    serde_json::from_slice(line).unwrap_or_default()
+    Some(serde_json::from_slice(line).unwrap_or_default())
 }
 
 /// Base64, as the agent has it.
