@@ -6,6 +6,11 @@
 //! [`libraries`] pick from them, [`root`] puts it together and [`initrd`] packs it. `guest/` holds what
 //! runs inside.
 //!
+//! When its agent answers, the guest has a place to work at `/work`: the first virtio disk that begins with
+//! zeroes, formatted, or else memory. What `-fw_cfg name=opt/runner/user-data,file=…` brought is in
+//! `/run/user-data`, for root only. The network and the power button follow a little later, and
+//! then the file `/run/settled`. `init` reaps what jobs leave behind and restarts the agent.
+//!
 //! Two hosts with the same package versions make the same bytes: no file of the host, no time and no order
 //! of a directory gets in.
 
@@ -18,7 +23,10 @@ mod modules;
 mod packages;
 mod root;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use runner_core::{Error, Result, image::Boot};
 
@@ -27,7 +35,7 @@ use self::{
     cache::{Cache, Made},
     packages::{Apt, Package},
 };
-use crate::images::{BACKEND, Content, Work, bytes, sha256_of};
+use crate::images::{Content, Work, bytes, sha256_of};
 
 /// Part of the key of the cache. Raise it whenever the same packages give other bytes.
 const RECIPE: &str = "micro 1";
@@ -35,8 +43,11 @@ const RECIPE: &str = "micro 1";
 /// The kernel: made for virtual machines, so with few drivers. It depends on the newest of its line.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
+/// The guest's shell, `init` and small programs, linked statically.
+const BUSYBOX: &str = "busybox-static";
+
 /// What runs in the guest, besides the kernel.
-const PROGRAMS: [&str; 3] = ["busybox-static", "e2fsprogs", "qemu-guest-agent"];
+const PROGRAMS: [&str; 3] = [BUSYBOX, "e2fsprogs", "qemu-guest-agent"];
 
 /// The kernel's command line.
 ///
@@ -77,7 +88,7 @@ pub(crate) fn build(
         }
         None => {
             let packages = packages::download(&apt, &cache.packages_directory(), packages, work)?;
-            let (kernel, initrd) = make(&packages, work)?;
+            let (kernel, initrd) = make(&packages, &cache, work)?;
             let made = cache.keep(&key, &kernel, &initrd, work)?;
             cache.forget_others(&key, &packages)?;
             made
@@ -94,7 +105,7 @@ pub(crate) fn build(
     })
 }
 
-fn make(packages: &[(Package, PathBuf)], work: &Work) -> Result<(Vec<u8>, Vec<u8>)> {
+fn make(packages: &[(Package, PathBuf)], cache: &Cache, work: &Work) -> Result<(Vec<u8>, Vec<u8>)> {
     let mut archive = Archive::default();
     let size: u64 = packages.iter().map(|(package, _)| package.size).sum();
     work.line(format!(
@@ -106,7 +117,11 @@ fn make(packages: &[(Package, PathBuf)], work: &Work) -> Result<(Vec<u8>, Vec<u8
         archive.unpack(path, work)?;
     }
     let kernel = kernel::extract(&archive, work)?;
-    let applets = applets(&archive, work)?;
+    let (_, busybox) = packages
+        .iter()
+        .find(|(package, _)| package.name == BUSYBOX)
+        .ok_or_else(|| archive::missing(BUSYBOX))?;
+    let applets = applets(busybox, cache, work)?;
     let root = root::assemble(&archive, &kernel.version, &applets)?;
     work.check()?;
     let initrd = initrd::pack(&root)?;
@@ -119,30 +134,26 @@ fn make(packages: &[(Package, PathBuf)], work: &Work) -> Result<(Vec<u8>, Vec<u8
     Ok((kernel.content, initrd))
 }
 
-/// What busybox can do, as it says itself.
-fn applets(archive: &Archive, work: &Work) -> Result<Vec<String>> {
-    use std::os::unix::fs::PermissionsExt;
-
-    let failed = |error: std::io::Error| Error::backend(BACKEND, "list busybox's applets", error);
-    let here = tempfile::tempdir().map_err(failed)?;
-    let path = here.path().join("busybox");
-    let (name, busybox) = archive.program("busybox")?;
-    std::fs::write(&path, busybox).map_err(failed)?;
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).map_err(failed)?;
-    let mut command = std::process::Command::new(&path);
+/// What busybox can do, as it says itself. It is unpacked by another process, as a program that this one
+/// has written may be busy for as long as any thread starts any other.
+fn applets(busybox: &Path, cache: &Cache, work: &Work) -> Result<Vec<String>> {
+    let here = cache.scratch()?;
+    let mut command = Command::new("dpkg-deb");
+    command.arg("-x").arg(busybox).arg(here.path());
+    work.run(command)?;
+    let program = ["usr/bin/busybox", "bin/busybox"]
+        .map(|path| here.path().join(path))
+        .into_iter()
+        .find(|path| path.exists())
+        .ok_or_else(|| archive::missing("busybox"))?;
+    let mut command = Command::new(program);
     command.arg("--list");
     let output = work.run(command)?;
-    let mut applets: Vec<String> = String::from_utf8_lossy(&output.stdout)
+    Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter(|applet| !applet.is_empty() && !applet.contains('/') && *applet != "busybox")
         .map(str::to_owned)
-        .collect();
-    applets.sort();
-    if applets.is_empty() {
-        let reason = format!("{name} names none");
-        return Err(failed(std::io::Error::other(reason)));
-    }
-    Ok(applets)
+        .collect())
 }
 
 /// Everything that the bytes depend on, hashed.

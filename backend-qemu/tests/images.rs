@@ -366,8 +366,9 @@ async fn a_micro_image_boots_and_does_what_a_job_needs() {
         );
     }
 
-    // An orphan, whose parent is gone before it ends.
-    machine.run("sh -c '(sleep 0.2) &'; sh -c '(true) & exec sleep 0.1'");
+    // An orphan ends after its parent has, so that nobody but PID 1 can reap it.
+    machine.run("(sh -c 'sleep 0.2; echo $PPID >/tmp/over') >/dev/null 2>&1 &");
+    machine.wait_for("test -s /tmp/over");
     machine.wait_for("! cat /proc/[0-9]*/status 2>/dev/null | grep '^State:.Z'");
 
     // The agent comes back when a job kills it.

@@ -60,8 +60,7 @@ impl Work {
     /// # Errors
     /// `Backend` when it cannot be started or does not succeed, with what it said last.
     pub(crate) fn run(&self, command: std::process::Command) -> Result<Output> {
-        let output = self.output(command)?;
-        let (name, output) = output;
+        let (name, output) = self.output(command)?;
         if output.status.success() {
             return Ok(output);
         }

@@ -17,6 +17,7 @@ use std::{
 
 use runner_core::{Error, Result};
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use super::packages::Package;
 use crate::images::{BACKEND, Work, check_room, disk_failed, sha256_file, sha256_of};
@@ -84,6 +85,14 @@ impl Cache {
         self.path.join("micro")
     }
 
+    /// An empty directory; the next build sweeps it if this one cannot.
+    pub(super) fn scratch(&self) -> Result<TempDir> {
+        tempfile::Builder::new()
+            .prefix(".making-")
+            .tempdir_in(self.made_directory())
+            .map_err(|error| in_cache(&self.path, 0, error))
+    }
+
     /// What was made under `key`, if it is there and still what was made.
     pub(super) fn find(&self, key: &str, work: &Work) -> Result<Option<Made>> {
         let path = self.made_directory().join(key);
@@ -119,10 +128,7 @@ impl Cache {
         check_room(&self.path, needed)?;
         let path = self.made_directory().join(key);
         let failed = |error| in_cache(&path, needed, error);
-        let here = tempfile::Builder::new()
-            .prefix(".making-")
-            .tempdir_in(self.made_directory())
-            .map_err(failed)?;
+        let here = self.scratch()?;
         let made = Made {
             path: path.clone(),
             kernel_sha256: sha256_of(kernel),

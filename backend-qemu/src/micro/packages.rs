@@ -83,13 +83,26 @@ impl Apt {
     ) -> Result<BTreeMap<String, Package>> {
         let mut command = self.command("apt-cache");
         command.arg("show").args(flags).args(names);
-        // It fails when it knows none of them: whoever needs one finds it missing.
-        let (_, output) = work.output(command)?;
         let mut found = BTreeMap::new();
-        for package in parse(&String::from_utf8_lossy(&output.stdout)) {
+        for package in parse(&self.ask(command, work)?) {
             found.entry(package.name.clone()).or_insert(package);
         }
         Ok(found)
+    }
+
+    /// What apt answers; nothing, when it knows none of the packages: whoever needs one finds it missing.
+    fn ask(&self, command: Command, work: &Work) -> Result<String> {
+        /// About what apt's own cache takes.
+        const CACHE_BYTES: u64 = 80 << 20;
+
+        let (name, output) = work.output(command)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() && !said.contains("No packages found") {
+            // Apt says a full disk in words only.
+            check_room(&self.directory, CACHE_BYTES)?;
+            return Err(Error::backend(BACKEND, format!("ask {name}"), said.trim()));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Everything that `names` depend on, and themselves: more than anyone needs, but in one call.
@@ -107,8 +120,8 @@ impl Apt {
             command.arg(format!("--no-{kind}"));
         }
         command.args(names);
-        let (_, output) = work.output(command)?;
-        Ok(String::from_utf8_lossy(&output.stdout)
+        Ok(self
+            .ask(command, work)?
             .lines()
             .filter(|line| line.starts_with(|first: char| first.is_ascii_alphanumeric()))
             .filter(|line| !line.contains(':'))
