@@ -1,12 +1,17 @@
-//! Runs instances as plain QEMU processes, one each, that outlive whoever started them.
+//! Runs instances as plain QEMU processes, one each, that outlive whoever started them, and builds the images
+//! they boot.
 //!
-//! Read in this order: [`config`] says what can be chosen; `directory.rs` how an instance lies on disk, and
-//! how its lock tells whether it lives; `argv.rs` what QEMU is told; `create.rs` and `process.rs` how it starts
-//! and ends; `watch.rs` what is noticed in between; [`hypervisor`] ties it together.
+//! Read instances in this order: [`config`] says what can be chosen; `directory.rs` how an instance lies on
+//! disk, and how its lock tells whether it lives; `argv.rs` what QEMU is told; [`seed`] how a guest is told its
+//! user data; `create.rs` and `process.rs` how it starts and ends; `watch.rs` what is noticed in between;
+//! [`hypervisor`] ties it together.
+//!
+//! Then images: [`images`] is where they lie and how a half-made one stays hidden; `disk.rs` and `micro.rs`
+//! are the two kinds of recipe.
 //!
 //! **Invariant:** nothing here must be running for an instance to go on, or to be found again.
 //!
-//! **Invariant:** nothing outside the configured root is written, and nothing in it that lacks our mark.
+//! **Invariant:** nothing outside the configured roots is written, and nothing in them that lacks our mark.
 
 pub mod accel;
 mod agent;
@@ -15,16 +20,21 @@ pub mod config;
 mod console;
 mod create;
 mod directory;
+mod disk;
 mod error;
 mod host;
 pub mod hypervisor;
+pub mod images;
 mod lines;
 mod lock;
+mod micro;
 pub mod overlay;
 mod process;
 mod qmp;
+pub mod seed;
 mod socket;
 mod watch;
 
 pub use config::{Accel, QemuConfig};
 pub use hypervisor::QemuHypervisor;
+pub use images::{ImageConfig, ImageStore};
