@@ -18,7 +18,7 @@ pub mod file {
     /// The disk that the instance writes to.
     pub const DISK: &str = "disk.qcow2";
     /// The NoCloud seed.
-    pub const SEED: &str = "seed.iso";
+    pub const SEED: &str = "seed.img";
     /// User data for instances without a disk to boot from.
     pub const USER_DATA: &str = "user-data";
     /// What the guest wrote to its serial console.

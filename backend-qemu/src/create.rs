@@ -3,15 +3,15 @@
 use std::{fs::File, path::Path};
 
 use runner_core::{
-    Error, Resources, Result, WorkerName,
+    Error, Resources, Result,
     hypervisor::InstanceSpec,
-    image::{Boot, UserDataDelivery},
+    image::{Boot, DiskFormat, UserDataDelivery},
 };
 
 use crate::{
     argv::{Extras, file},
     directory::InstanceDir,
-    error, overlay,
+    error, overlay, seed,
 };
 
 /// Refuses a specification that cannot work, whatever the host has.
@@ -38,12 +38,23 @@ pub(crate) fn check(spec: &InstanceSpec) -> Result<()> {
             check_file("initial file system", initrd)
         }
         Boot::Disk {
-            path, user_data, ..
+            path,
+            format,
+            user_data,
         } => {
             if *user_data == UserDataDelivery::None && spec.user_data.is_some() {
                 return invalid("its image takes no user data");
             }
-            check_file("disk", path)
+            check_file("disk", path)?;
+            let disk_mib = spec.resources.disk_mib;
+            let needed_mib = virtual_size(spec, path, *format)?.div_ceil(1 << 20);
+            if needed_mib > disk_mib {
+                return invalid(&format!(
+                    "the disk of image {} has {needed_mib} MiB, and it may fill {disk_mib} MiB",
+                    spec.image.id
+                ));
+            }
+            Ok(())
         }
         _ => invalid("nobody knows how to boot its image"),
     }
@@ -83,15 +94,12 @@ pub(crate) fn furnish(spec: &InstanceSpec, directory: &InstanceDir) -> Result<Ex
             format,
             user_data,
         } => {
-            let size = overlay::virtual_size(backing, *format).map_err(|error| {
-                Error::invalid(format!("image {}", spec.image.id), error.to_string())
-            })?;
             let backing = Some((backing.as_path(), *format));
-            overlay::create(&path, size.max(wanted), backing).map_err(fail("disk"))?;
+            overlay::create(&path, wanted, backing).map_err(fail("disk"))?;
             extras.disk = true;
             if *user_data == UserDataDelivery::NoCloud {
                 let text = spec.user_data.as_ref().map_or("", |text| text.expose());
-                seed(&directory.join(file::SEED), &spec.name, text)?;
+                seed::write(&directory.join(file::SEED), &spec.name, text)?;
                 extras.seed = true;
             }
         }
@@ -112,6 +120,11 @@ pub(crate) fn furnish(spec: &InstanceSpec, directory: &InstanceDir) -> Result<Ex
     Ok(extras)
 }
 
+fn virtual_size(spec: &InstanceSpec, path: &Path, format: DiskFormat) -> Result<u64> {
+    overlay::virtual_size(path, format)
+        .map_err(|error| Error::invalid(format!("image {}", spec.image.id), error.to_string()))
+}
+
 fn check_file(what: &str, path: &Path) -> Result<()> {
     let what = || format!("{what} {}", path.display());
     if !path.is_absolute() {
@@ -122,9 +135,4 @@ fn check_file(what: &str, path: &Path) -> Result<()> {
         Ok(_) => Err(Error::invalid(what(), "it is not a file")),
         Err(error) => Err(Error::invalid(what(), error.to_string())),
     }
-}
-
-/// Writes the disk that tells a guest with cloud-init who it is.
-fn seed(_path: &Path, name: &WorkerName, _user_data: &str) -> Result<()> {
-    Err(Error::unsupported(format!("a NoCloud seed for {name}")))
 }

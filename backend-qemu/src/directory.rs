@@ -8,7 +8,7 @@
 //!     lock                       held by QEMU, and so by nobody once it is dead
 //!     argv, pid, stderr          what QEMU was told, its process id, and its complaints
 //!     qmp, agent                 sockets
-//!     disk.qcow2, seed.iso, user-data, console.log
+//!     disk.qcow2, seed.img, user-data, console.log
 //!     exit.json                  why it stopped, once that is known
 //! ROOT/instances/.new-…          not an instance yet: has no mark, or did not get its name
 //! ROOT/instances/.gone-…         not an instance any more: holds the mark at most

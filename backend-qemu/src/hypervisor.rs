@@ -15,7 +15,7 @@ use runner_core::{
     },
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{process::Child, time::timeout};
 
 use crate::{
     accel::{self, Choice},
@@ -202,41 +202,63 @@ impl Inner {
             .await?
         };
 
-        let result = self.start(spec, &directory, lock).await;
-        self.hint.hint();
-        if let Err(error) = result {
-            // What was made is listed, with the reason, until it is destroyed.
-            let reason = ExitReason::Crashed(runner_core::error::chain(&error));
-            if let Err(error) = directory.set_exit(&reason) {
-                tracing::warn!(worker = %name, %error, "Could not remember why an instance did not start.");
+        let result = match self.launch(spec, &directory, lock).await {
+            Ok(child) => self.start(name, &directory, child).await,
+            Err(error) => {
+                // It never ran, so there is nothing in it that anyone could want.
+                let (root, found) = (
+                    self.root.clone(),
+                    Found {
+                        directory: directory.clone(),
+                        mark: mark.clone(),
+                    },
+                );
+                let removed = blocking("remove an instance", move || root.remove(&found)).await;
+                if let Err(error) = removed {
+                    tracing::warn!(worker = %name, error = runner_core::error::chain(&error), "Could not remove an instance that did not start.");
+                }
+                Err(error)
             }
-            return Err(error);
+        };
+        if let Err(error) = &result {
+            // What is left is listed, with the reason, until it is destroyed.
+            let reason = ExitReason::Crashed(runner_core::error::chain(error));
+            match directory.set_exit(&reason) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(worker = %name, %error, "Could not remember why an instance did not start.");
+                }
+                _ => {}
+            }
         }
-        Ok(mark.instance(InstanceState::Running))
+        self.hint.hint();
+        result.map(|()| mark.instance(InstanceState::Running))
     }
 
-    /// Starts QEMU in a fresh directory and returns when it answers.
-    async fn start(
+    /// Runs QEMU in a fresh directory, once its files are there.
+    async fn launch(
         &self,
         spec: &InstanceSpec,
         directory: &InstanceDir,
         lock: std::fs::File,
-    ) -> Result<()> {
-        let name = &spec.name;
-        let doing = || format!("start {name}");
+    ) -> Result<Child> {
         let furnish = {
             let (spec, directory) = (spec.clone(), directory.clone());
             move || create::furnish(&spec, &directory)
         };
         let extras = blocking("make an instance's files", furnish).await?;
         let argv = argv::argv(spec, self.choice.engine, extras);
-        let child = process::spawn(&self.config.qemu, &argv, directory, lock).map_err(|error| {
-            let program = self.config.qemu.display();
+        process::spawn(&self.config.qemu, &argv, directory, lock).map_err(|error| {
+            let (doing, program) = (format!("start {}", spec.name), self.config.qemu.display());
             match error.kind() {
-                std::io::ErrorKind::NotFound => backend(doing(), format!("{program}: {error}")),
-                _ => error::io(doing(), error),
+                std::io::ErrorKind::NotFound => backend(doing, format!("{program}: {error}")),
+                _ => error::io(doing, error),
             }
-        })?;
+        })
+    }
+
+    /// Returns when a QEMU that runs answers.
+    async fn start(&self, name: &WorkerName, directory: &InstanceDir, child: Child) -> Result<()> {
+        let doing = || format!("start {name}");
         let running = self.watch(name, directory, Some(child));
         let started = timeout(START, running.started()).await;
         if started == Ok(true) {
@@ -345,7 +367,7 @@ impl Inner {
         &self,
         name: &WorkerName,
         directory: &InstanceDir,
-        child: Option<tokio::process::Child>,
+        child: Option<Child>,
     ) -> Arc<Running> {
         let hint = self.hint.clone();
         let running = Arc::new(Running::start(name.clone(), directory.clone(), child, hint));

@@ -10,7 +10,7 @@ use std::{
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions, format_volume};
 use runner_core::{Error, Result, WorkerName};
 
-use crate::images::{BACKEND, disk_failed};
+use crate::error;
 
 /// The most user data that fits on a seed disk.
 pub const MAX_USER_DATA_BYTES: usize = 1 << 20;
@@ -36,12 +36,8 @@ pub fn write(path: &Path, name: &WorkerName, user_data: &str) -> Result<()> {
             ),
         ));
     }
-    let failed = |error| {
-        let doing = format!("write seed disk {}", path.display());
-        disk_failed(path, DISK_BYTES as u64, doing, error)
-    };
-    let disk = volume(name, user_data)
-        .map_err(|error| Error::backend(BACKEND, format!("make the seed disk of {name}"), error))?;
+    let failed = |error| error::io(format!("write the seed disk of {name}"), error);
+    let disk = volume(name, user_data).map_err(failed)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)

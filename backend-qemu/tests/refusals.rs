@@ -3,7 +3,11 @@
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod common;
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use backend_qemu::QemuHypervisor;
 use common::{Fixture, name, spec};
@@ -80,8 +84,18 @@ async fn a_qemu_that_does_not_start_is_listed_with_its_complaints() {
     let Some(mut fixture) = Fixture::new().await else {
         return;
     };
+    fixture.config.qemu = "/no/such/qemu".into();
+    fixture.reopen().await;
+    let error = fixture
+        .hypervisor()
+        .create(&fixture.spec(1))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Backend { .. }), "{error}");
+    assert!(chain(&error).contains("No such file"), "{}", chain(&error));
+    assert!(fixture.hypervisor().instances().await.unwrap().is_empty());
+
     let cases = [
-        ("/no/such/qemu".to_owned(), "No such file"),
         (
             script(&fixture, "echo 'I am broken' >&2; exit 3"),
             "I am broken",
@@ -125,6 +139,14 @@ fn script(fixture: &Fixture, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+fn kernel(kernel: PathBuf, initrd: PathBuf) -> Boot {
+    Boot::Kernel {
+        kernel,
+        initrd,
+        command_line: String::new(),
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_work_is_invalid_and_leaves_nothing() {
     let Some(fixture) = Fixture::new().await else {
@@ -132,9 +154,9 @@ async fn what_cannot_work_is_invalid_and_leaves_nothing() {
     };
     let gone = |path: &str| fixture.directory.path().join(path);
     let mut missing = fixture.spec(1);
-    missing.image = common::image(gone("kernel"), gone("initrd"));
+    missing.image.boot = kernel(gone("kernel"), gone("initrd"));
     let mut relative = fixture.spec(1);
-    relative.image = common::image("kernel".into(), "initrd".into());
+    relative.image.boot = kernel("kernel".into(), "initrd".into());
     let mut no_processor = fixture.spec(1);
     no_processor.resources.vcpus = 0;
     let mut no_memory = fixture.spec(1);
