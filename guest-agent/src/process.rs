@@ -43,7 +43,7 @@ const MAX_ENVIRONMENT: usize = 1024 * 1024;
 
 impl<T: Transport> AgentGuest<T> {
     pub(crate) async fn start(&self, id: &ProcessId, command: &Command) -> Result<()> {
-        environment::check(command)?;
+        command.check()?;
         let doing = || format!("start process {id} in {}", self.instance);
         let fail = |error| error::call(&self.instance, doing(), error);
 
