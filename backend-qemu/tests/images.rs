@@ -2,6 +2,8 @@
 
 #[path = "images/machine.rs"]
 mod machine;
+#[path = "common/parts.rs"]
+mod parts;
 
 use std::{
     collections::BTreeSet,
@@ -15,39 +17,13 @@ use std::{
 
 use backend_qemu::{ImageConfig, ImageStore};
 use machine::Machine;
+use parts::{has, has_apt, shared_cache, skip};
 use runner_core::{
     Error, ImageBuilder, ImageId, ProfileName,
     image::{Boot, BuildLog, DiskFormat, Image, Recipe, RecipeKind, UserDataDelivery},
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-
-/// Says why a test does nothing, and fails where the missing part is required.
-fn skip(part: &str) {
-    let required = std::env::var("RUNNER_TEST_REQUIRE").unwrap_or_default();
-    let mut required = required.split([',', ' ']);
-    assert!(
-        !required.any(|name| name == part),
-        "{part} is required and missing"
-    );
-    println!("skipped: {part} is missing");
-}
-
-fn has(program: &str) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success())
-}
-
-/// Whether packages can be had: the programs are there and so are the lists.
-fn has_apt() -> bool {
-    has("dpkg-deb")
-        && Command::new("apt-cache")
-            .args(["show", "linux-image-cloud-amd64"])
-            .output()
-            .is_ok_and(|output| !output.stdout.is_empty())
-}
 
 fn micro() -> Recipe {
     Recipe {
@@ -72,11 +48,6 @@ fn sha256(path: &Path) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The cache that all tests and all runs share, so that packages are downloaded once.
-fn shared_cache() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("images-cache")
-}
-
 fn qemu_img(args: &[&str]) -> bool {
     let Ok(output) = Command::new("qemu-img").args(args).output() else {
         skip("qemu-img");
@@ -99,7 +70,8 @@ impl Fixture {
 
     async fn with_cache(cache: PathBuf) -> Self {
         // Beside the cache, so that images can share its files.
-        let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        fs::create_dir_all(&cache).unwrap();
+        let here = tempfile::tempdir_in(&cache).unwrap();
         let config = ImageConfig::new(here.path().join("images"), cache);
         Self {
             store: ImageStore::open(config).await.unwrap(),

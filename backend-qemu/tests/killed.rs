@@ -11,17 +11,19 @@ use std::{
 };
 
 use backend_qemu::{Accel, QemuConfig, QemuHypervisor};
-use common::{Fixture, guest_image, name, spec};
+use common::{Fixture, name, spec};
 use runner_core::{Hypervisor, OwnerId, hypervisor::InstanceState};
 
 const VICTIM: &str = "RUNNER_TEST_VICTIM";
+const IMAGE: &str = "RUNNER_TEST_IMAGE";
 
 /// What the killed process does: this same program, told so by its environment.
 async fn be_the_victim(root: std::ffi::OsString) {
     let mut config = QemuConfig::new(root, OwnerId::new("tests").unwrap());
     config.accel = Accel::Tcg;
     let hypervisor = QemuHypervisor::open(config).await.unwrap();
-    let mut spec = spec(&guest_image().unwrap(), 1);
+    let image = std::env::var(IMAGE).unwrap();
+    let mut spec = spec(&serde_json::from_str(&image).unwrap(), 1);
     spec.resources.disk_mib = 8;
     hypervisor.create(&spec).await.unwrap();
     std::future::pending().await
@@ -48,6 +50,7 @@ async fn a_maker_that_is_killed_hides_nothing() {
                 "--nocapture",
             ])
             .env(VICTIM, &fixture.root)
+            .env(IMAGE, serde_json::to_string(&fixture.image).unwrap())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -132,7 +132,11 @@ async fn a_life() {
     // What it shows.
     let picture = fixture.hypervisor().screenshot(&name(1)).await.unwrap().0;
     assert!(picture.starts_with(b"\x89PNG"), "{} bytes", picture.len());
-    assert!(console(&fixture, 1, false).await.contains("guest: agent"));
+    assert!(
+        console(&fixture, 1, false)
+            .await
+            .contains("runner: starting the guest agent")
+    );
 
     // A process outlives us, and so does the instance.
     let id = ProcessId::new("long").unwrap();
@@ -270,7 +274,11 @@ async fn why_it_stopped_is_told() {
         );
         assert!(guest.running().await.unwrap_err().is_not_found());
         let text = tokio::time::timeout(Duration::from_secs(5), console(&fixture, serial, true));
-        assert!(text.await.unwrap().contains("guest: agent"));
+        assert!(
+            text.await
+                .unwrap()
+                .contains("runner: starting the guest agent")
+        );
         fixture.hypervisor().destroy(&name(serial)).await.unwrap();
     }
     assert!(fixture.hypervisor().instances().await.unwrap().is_empty());

@@ -1,87 +1,18 @@
-//! A hypervisor in a directory of its own, and a guest to boot, built once per machine.
+//! A hypervisor in a directory of its own, and a guest to boot.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+pub mod micro;
+pub mod parts;
+
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use backend_qemu::{Accel, QemuConfig, QemuHypervisor};
-use jiff::Timestamp;
 use runner_core::{
-    Guest, Hypervisor, ImageId, OwnerId, ProcessId, ProfileName, Resources, WorkerName,
+    Guest, Hypervisor, OwnerId, ProcessId, ProfileName, Resources, WorkerName,
     guest::{Command as GuestCommand, Output, exec},
     hypervisor::{InstanceSpec, Network},
-    image::{Boot, Image, Recipe, RecipeKind},
+    image::Image,
 };
 use tempfile::TempDir;
-
-const COMMAND_LINE: &str = "console=ttyS0 panic=-1 quiet nokaslr mitigations=off \
-    cryptomgr.notests no_timer_check tsc=reliable lpj=4000000 8250.nr_uarts=1";
-
-/// Whether QEMU and the guest are here. Says so if not, and fails where they are required.
-pub fn guest_image() -> Option<Image> {
-    match build() {
-        Ok(image) => Some(image),
-        Err(reason) => {
-            let required = std::env::var("RUNNER_TEST_REQUIRE").unwrap_or_default();
-            assert!(!required.contains("qemu"), "qemu is required: {reason}");
-            eprintln!("skipped: {reason}");
-            None
-        }
-    }
-}
-
-fn build() -> Result<Image, String> {
-    let runs = |program: &str| Command::new(program).arg("--version").output().is_ok();
-    if !runs("qemu-system-x86_64") {
-        return Err("there is no qemu-system-x86_64 here".to_owned());
-    }
-    let cache = std::env::var_os("RUNNER_CACHE")
-        .map_or_else(
-            || Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"),
-            PathBuf::from,
-        )
-        .join("micro-guest");
-    fs::create_dir_all(&cache).map_err(|error| error.to_string())?;
-    let (kernel, initrd) = (cache.join("vmlinuz"), cache.join("initrd"));
-    // Tests are processes; one of them builds, the others wait for it.
-    let lock = File::create(cache.join("lock")).map_err(|error| error.to_string())?;
-    lock.lock().map_err(|error| error.to_string())?;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/micro-guest.sh");
-    let newer = |path: &Path| {
-        let time = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
-        time(path) > time(Path::new(script))
-    };
-    if !newer(&initrd) || !kernel.exists() {
-        let output = Command::new("bash").arg(script).arg(&cache).output();
-        let output = output.map_err(|error| error.to_string())?;
-        if !output.status.success() {
-            let complaints = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("the guest could not be built: {complaints}"));
-        }
-    }
-    Ok(image(kernel, initrd))
-}
-
-pub fn image(kernel: PathBuf, initrd: PathBuf) -> Image {
-    Image {
-        id: ImageId::new("linux.test").unwrap(),
-        recipe: Recipe {
-            profile: profile(),
-            kind: RecipeKind::Micro {},
-        },
-        built_at: Timestamp::UNIX_EPOCH,
-        digest: "0".repeat(64),
-        size_bytes: 0,
-        boot: Boot::Kernel {
-            kernel,
-            initrd,
-            command_line: COMMAND_LINE.to_owned(),
-        },
-    }
-}
 
 pub fn profile() -> ProfileName {
     ProfileName::new("linux").unwrap()
@@ -122,7 +53,7 @@ impl Fixture {
     }
 
     pub async fn in_subdirectory(path: &str) -> Option<Self> {
-        let image = guest_image()?;
+        let image = micro::image().await?;
         let directory = TempDir::new().unwrap();
         let root = directory.path().join(path);
         let mut config = QemuConfig::new(&root, OwnerId::new("tests").unwrap());
