@@ -57,6 +57,7 @@ macro_rules! hypervisor_conformance {
                 exec_keeps_stderr_apart_or_merges_it,
                 a_missing_program_ends_with_127,
                 a_command_without_program_is_refused,
+                an_odd_environment_name_is_refused,
                 spawn_twice_runs_once,
                 output_comes_before_the_end,
                 follow_goes_on_where_it_stopped,

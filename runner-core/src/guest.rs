@@ -9,14 +9,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Result, name::ProcessId};
+use crate::{
+    error::{Error, Result},
+    name::ProcessId,
+};
 
 /// What to run in a guest. Nothing here passes through a shell.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     /// The program, by absolute path or found in the guest's `PATH`, and its arguments.
     pub argv: Vec<String>,
-    /// Added to the agent's environment. May hold secrets: `Debug` shows the names only.
+    /// Added to the agent's environment. May hold secrets: `Debug` shows the names only. A name has letters,
+    /// digits and `_`, and no digit first.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Where to run it; made when missing. `/` if none.
@@ -31,6 +35,37 @@ impl Command {
     /// `program` with `args`, with nothing else set.
     pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
         Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Refuses what no guest could run.
+    ///
+    /// # Errors
+    /// `Invalid` for a command without a program, an environment variable whose name is not
+    /// `[A-Za-z_][A-Za-z0-9_]*`, and a NUL character anywhere.
+    pub fn check(&self) -> Result<()> {
+        if self.argv.first().is_none_or(String::is_empty) {
+            return Err(Error::invalid("the command", "name a program to run"));
+        }
+        let mut texts = self
+            .argv
+            .iter()
+            .chain(self.env.values())
+            .chain(&self.working_dir);
+        if texts.any(|text| text.contains('\0')) {
+            return Err(Error::invalid("the command", "it holds a NUL character"));
+        }
+        // A shell drops other names without a word.
+        let plain = |name: &str| {
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                && name.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+        };
+        match self.env.keys().find(|name| !plain(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::invalid(
+                format!("environment variable {name:?}"),
+                "use letters, digits and '_', and no digit first",
+            )),
+        }
     }
 }
 
@@ -150,7 +185,7 @@ pub trait Guest: Send + Sync {
     /// process group of its own. A program that cannot be executed ends with exit code 127 or 126.
     ///
     /// # Errors
-    /// `Invalid` for a command without a program, `NotFound`, `Backend`.
+    /// `Invalid` for a command that fails its [`check`](Command::check), `NotFound`, `Backend`.
     ///
     /// # Cancel safety
     /// May be dropped at any moment; repeat it to be sure.
@@ -158,6 +193,9 @@ pub trait Guest: Send + Sync {
 
     /// What `id` wrote since `from`, and how it ended. Waits up to `wait` for news, then returns empty
     /// progress. Returns part of the output when there is much; ask again from the advanced cursor.
+    ///
+    /// It has ended when the leader of its group has: what that left behind may run on, and what it writes
+    /// from then on need not be returned.
     ///
     /// # Errors
     /// `NotFound` when `id` was never started or the instance does not run, `Backend`.
@@ -240,6 +278,32 @@ pub async fn exec(
         }
         if let Some(exit) = progress.exit {
             return Ok(exit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_guest_could_run_is_refused() {
+        let with = |name: &str, value: &str| Command {
+            env: [(name.to_owned(), value.to_owned())].into(),
+            ..Command::new(["true"])
+        };
+        assert!(with("A_1", "any thing").check().is_ok());
+        for refused in [
+            with("1A", ""),
+            with("A=B", ""),
+            with("A.B", ""),
+            with("", ""),
+            with("A", "\0"),
+            Command::new(["a\0b"]),
+            Command::new([""]),
+            Command::default(),
+        ] {
+            assert!(refused.check().is_err(), "{refused:?}");
         }
     }
 }

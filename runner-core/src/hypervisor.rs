@@ -46,7 +46,8 @@ pub struct InstanceSpec {
     pub resources: Resources,
     /// What it can reach.
     pub network: Network,
-    /// What it is told at its first start, secrets included.
+    /// What it is told at its first start, secrets included. None for a disk that takes none
+    /// ([`UserDataDelivery::None`](crate::image::UserDataDelivery::None)).
     pub user_data: Option<Secret<String>>,
 }
 
@@ -158,7 +159,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Exhausted` for an instance that the host cannot hold, `Invalid` for a specification that cannot
-    /// work, `Backend` for the rest. Something of that name may be listed afterwards; destroy it.
+    /// work (such as user data for a disk that takes none, or a disk larger than
+    /// [`disk_mib`](Resources::disk_mib)), `Backend` for the rest. Something of that name may be listed
+    /// afterwards; destroy it.
     ///
     /// # Cancel safety
     /// May be dropped or killed at any moment: what it made by then is listed.
@@ -202,7 +205,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// A picture of the instance's screen.
     ///
     /// # Errors
-    /// `NotFound` for an instance that does not run, `Unsupported`, `Backend`.
+    /// `NotFound` for an instance that does not run, `Busy` for one that is listed already and about to
+    /// start, `Unsupported`, `Backend`.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -226,7 +230,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The inside of an instance, whether its agent is up yet or not.
     ///
     /// # Errors
-    /// `NotFound` for an instance that does not run, `Unsupported`, `Backend`.
+    /// `NotFound` for an instance that does not run, `Busy` for one that is listed already and about to
+    /// start, `Unsupported`, `Backend`.
     ///
     /// # Cancel safety
     /// Cancel safe.

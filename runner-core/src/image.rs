@@ -43,7 +43,7 @@ pub enum RecipeKind {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UserDataDelivery {
-    /// It does not: the guest agent is all there is.
+    /// It does not: the guest agent is all there is. An instance with user data is refused.
     #[default]
     None,
     /// A NoCloud seed disk, for guests with cloud-init.

@@ -14,7 +14,8 @@ pub struct Resources {
     /// Memory from 1 GiB huge pages, in MiB. An instance takes its memory from here or from `memory_mib`.
     #[serde(default)]
     pub huge_memory_mib: u64,
-    /// Disk space that the instance may fill, in MiB.
+    /// Disk space that the instance may fill, in MiB. At least the size of the disk that its image has, if
+    /// any: what a guest sees as its disk is what it may fill.
     #[serde(default)]
     pub disk_mib: u64,
     /// Whatever else is scarce, such as `gpu` or `licence`, counted in whole units.

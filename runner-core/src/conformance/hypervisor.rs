@@ -414,6 +414,21 @@ pub async fn a_command_without_program_is_refused(bench: Bench) {
     bench.done().await;
 }
 
+/// What a shell on the way would lose without a word.
+pub async fn an_odd_environment_name_is_refused(bench: Bench) {
+    needs!(bench.has_guests(), "no guests");
+    let guest = bench.guest("a-1").await;
+    for name in ["", "1ST", "A-B", "A B", "A=B", "Ä"] {
+        let command = Command {
+            env: [(name.to_owned(), "x".to_owned())].into(),
+            ..shell("true")
+        };
+        let error = guest.spawn(&process("p"), &command).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{name}: {error:?}");
+    }
+    bench.done().await;
+}
+
 /// By its id.
 pub async fn spawn_twice_runs_once(bench: Bench) {
     needs!(bench.has_guests(), "no guests");

@@ -89,9 +89,7 @@ impl Guest for FakeGuest {
     }
 
     async fn spawn(&self, id: &ProcessId, command: &Command) -> Result<()> {
-        if command.argv.first().is_none_or(String::is_empty) {
-            return Err(Error::invalid("the command", "name a program to run"));
-        }
+        command.check()?;
         self.machine(|machine, now| {
             if !machine.processes.contains_key(id) {
                 let process = foretell(machine, command, now);

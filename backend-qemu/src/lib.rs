@@ -1,0 +1,40 @@
+//! Runs instances as plain QEMU processes, one each, that outlive whoever started them, and builds the images
+//! they boot.
+//!
+//! Read instances in this order: [`config`] says what can be chosen; `directory.rs` how an instance lies on
+//! disk, and how its lock tells whether it lives; `argv.rs` what QEMU is told; [`seed`] how a guest is told its
+//! user data; `create.rs` and `process.rs` how it starts and ends; `watch.rs` what is noticed in between;
+//! [`hypervisor`] ties it together.
+//!
+//! Then images: [`images`] is where they lie and how a half-made one stays hidden; `disk.rs` and `micro.rs`
+//! are the two kinds of recipe.
+//!
+//! **Invariant:** nothing here must be running for an instance to go on, or to be found again.
+//!
+//! **Invariant:** nothing outside the configured roots is written, and nothing in them that lacks our mark.
+
+pub mod accel;
+mod agent;
+pub mod argv;
+pub mod config;
+mod console;
+mod create;
+mod directory;
+mod disk;
+mod error;
+mod host;
+pub mod hypervisor;
+pub mod images;
+mod lines;
+mod lock;
+mod micro;
+pub mod overlay;
+mod process;
+mod qmp;
+pub mod seed;
+mod socket;
+mod watch;
+
+pub use config::{Accel, QemuConfig};
+pub use hypervisor::QemuHypervisor;
+pub use images::{ImageConfig, ImageStore};

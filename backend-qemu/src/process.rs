@@ -1,0 +1,183 @@
+//! Starts and ends QEMU.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use command_fds::{CommandFdExt, FdMapping};
+use runner_core::{Result, WorkerName};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    argv::{fd, file},
+    directory::{AGENT, ARGV, InstanceDir, QMP, STDERR},
+    error,
+    qmp::Qmp,
+    socket,
+};
+
+/// How long QEMU gets for each way of ending it, each harder than the one before.
+const QUIT: Duration = Duration::from_millis(500);
+const TERMINATE: Duration = Duration::from_secs(1);
+const KILL: Duration = Duration::from_secs(10);
+
+/// Starts QEMU in `directory`, which keeps `lock` for as long as it lives.
+pub(crate) fn spawn(
+    qemu: &Path,
+    argv: &[OsString],
+    directory: &InstanceDir,
+    lock: File,
+) -> io::Result<Child> {
+    let shown: Vec<String> = argv
+        .iter()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
+    directory.write(ARGV, (shown.join("\n") + "\n").as_bytes())?;
+    let open = |file| {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(directory.join(file))
+    };
+    let output = open(STDERR)?;
+    open(file::CONSOLE)?;
+    let inherit = |child_fd, parent_fd: OwnedFd| FdMapping {
+        parent_fd,
+        child_fd,
+    };
+    // Listening before it starts, so that connecting never comes too early.
+    let inherited = vec![
+        inherit(fd::LOCK, lock.into()),
+        inherit(fd::QMP, socket::listen(directory.path(), QMP)?.into()),
+        inherit(fd::AGENT, socket::listen(directory.path(), AGENT)?.into()),
+    ];
+    Command::new(qemu)
+        .args(argv)
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        // Away from our terminal's Ctrl-C.
+        .process_group(0)
+        .kill_on_drop(false)
+        .fd_mappings(inherited)
+        .map_err(io::Error::other)?
+        .spawn()
+}
+
+/// Ends QEMU, if it lives, and returns when it is dead.
+pub(crate) async fn stop(
+    name: &WorkerName,
+    directory: &InstanceDir,
+    qmp: Option<Qmp>,
+) -> Result<()> {
+    let fail = |error| error::io(format!("stop {name}"), error);
+    if !directory.is_alive().map_err(fail)? {
+        return Ok(());
+    }
+    if let Some(qmp) = qmp {
+        qmp.quit(QUIT).await;
+        if is_dead_within(directory, QUIT).await.map_err(fail)? {
+            return Ok(());
+        }
+    }
+    for (signal, patience) in [(Signal::TERM, TERMINATE), (Signal::KILL, KILL)] {
+        if let Some(pid) = find(directory).map_err(fail)? {
+            send(pid, directory, signal).map_err(fail)?;
+        }
+        if is_dead_within(directory, patience).await.map_err(fail)? {
+            return Ok(());
+        }
+    }
+    Err(error::backend(
+        format!("stop {name}"),
+        "its process survives SIGKILL",
+    ))
+}
+
+/// The process that runs in `directory`.
+pub(crate) fn find(directory: &InstanceDir) -> io::Result<Option<Pid>> {
+    let read = fs::read_to_string(directory.join(file::PID)).ok();
+    if let Some(pid) = read
+        .and_then(|text| text.trim().parse().ok())
+        .and_then(Pid::from_raw)
+        && is_in(pid, directory)?
+    {
+        return Ok(Some(pid));
+    }
+    // Killed between its start and the writing of the file, or someone removed that.
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .and_then(Pid::from_raw);
+        if let Some(pid) = pid
+            && is_in(pid, directory)?
+            && is_qemu(pid)
+        {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the process runs in our directory, which no process does by chance.
+fn is_in(pid: Pid, directory: &InstanceDir) -> io::Result<bool> {
+    let identity = match directory.identity() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        result => result?,
+    };
+    // An error means that it is gone, a zombie, or none of ours.
+    let found = fs::metadata(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
+    Ok(found.is_ok_and(|found| (found.dev(), found.ino()) == identity))
+}
+
+/// Whether it was started as we start QEMU, and is no operator's shell that looks around.
+fn is_qemu(pid: Pid) -> bool {
+    let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    let mut arguments = command.split(|byte| *byte == 0);
+    arguments.any(|argument| argument == b"-pidfile")
+}
+
+/// Signals the process, if it still is the one that runs there: what is opened first cannot become another.
+fn send(pid: Pid, directory: &InstanceDir, signal: Signal) -> io::Result<()> {
+    let opened = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        result => result?,
+    };
+    if !is_in(pid, directory)? {
+        return Ok(());
+    }
+    match pidfd_send_signal(&opened, signal) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+async fn is_dead_within(directory: &InstanceDir, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_millis(1);
+    while directory.is_alive()? {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        sleep(pause).await;
+        pause = (pause * 3 / 2).min(Duration::from_millis(20));
+    }
+    Ok(true)
+}
