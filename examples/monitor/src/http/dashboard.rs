@@ -20,7 +20,5 @@ pub fn page() -> Response {
 /// Its script.
 #[handler]
 pub fn script() -> Response {
-    Response::builder()
-        .content_type("text/javascript; charset=utf-8")
-        .body(SCRIPT)
+    Response::builder().content_type("text/javascript; charset=utf-8").body(SCRIPT)
 }
