@@ -72,17 +72,12 @@ impl Client {
     ///
     /// # Errors
     /// For an address that cannot be one, or a token that is refused.
-    pub fn new(
-        server: &str,
-        token_file: Option<&Path>,
-        data_dir: Option<&Path>,
-    ) -> anyhow::Result<Self> {
+    pub fn new(server: &str, token_file: Option<&Path>, data_dir: &Path) -> anyhow::Result<Self> {
         let server = server.trim_end_matches('/').to_owned();
         if !server.starts_with("http://") {
             anyhow::bail!("{server:?} is not a server; write it like http://127.0.0.1:8000");
         }
-        let data_dir = data_dir.map_or_else(data_dir::default_dir, Path::to_owned);
-        let token = Token::of_client(token_file, &data_dir::token_file(&data_dir))?;
+        let token = Token::of_client(token_file, &data_dir::token_file(data_dir))?;
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_LIMIT)

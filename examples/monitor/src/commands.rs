@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{client::Client, config::ConfigError};
+use crate::{client::Client, config::ConfigError, data_dir};
 
 mod cancel;
 mod check;
@@ -15,6 +15,8 @@ mod outputs;
 mod run;
 mod serve;
 mod table;
+mod timings;
+mod waiting;
 mod workers;
 
 /// Something is wrong that has no code of its own.
@@ -64,20 +66,23 @@ enum Command {
 /// Which service to talk to.
 #[derive(Args)]
 pub struct ClientArgs {
-    /// Where the service is
-    #[arg(long, env = "MONITOR_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
-    server: String,
+    /// Where the service is; without it, where the data directory says, or http://127.0.0.1:8000
+    #[arg(long, env = "MONITOR_URL", value_name = "URL")]
+    server: Option<String>,
     /// The file with the API token; goes before MONITOR_API_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The service's data directory, where the token is looked for last
+    /// The service's data directory, where its address and token are looked for last
     #[arg(long, env = "MONITOR_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
 }
 
 impl ClientArgs {
     fn client(&self) -> anyhow::Result<Client> {
-        Client::new(&self.server, self.token_file.as_deref(), self.data.as_deref())
+        let data_dir = self.data.clone().unwrap_or_else(data_dir::default_dir);
+        let server = self.server.clone().or_else(|| data_dir::address(&data_dir));
+        let server = server.as_deref().unwrap_or("http://127.0.0.1:8000");
+        Client::new(server, self.token_file.as_deref(), &data_dir)
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{Read, Write},
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -68,10 +69,37 @@ impl DataDir {
         &self.path
     }
 
+    /// Writes down where the service is, for clients on this host, until the directory is let go.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn announce(&self, address: SocketAddr) -> anyhow::Result<()> {
+        let file = address_file(&self.path);
+        fs::write(&file, format!("http://{address}\n"))
+            .with_context(|| format!("could not write {}", file.display()))
+    }
+
     /// The store's file.
     pub fn store_file(&self) -> PathBuf {
         self.path.join("store.sqlite")
     }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // A crash leaves it; clients then find that nobody answers there.
+        let _ = fs::remove_file(address_file(&self.path));
+    }
+}
+
+/// Where the service of a data directory says it is, if it says so.
+pub fn address(data_dir: &Path) -> Option<String> {
+    let text = fs::read_to_string(address_file(data_dir)).ok()?;
+    Some(text.trim().to_owned()).filter(|text| text.starts_with("http://"))
+}
+
+fn address_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("address")
 }
 
 /// Where the data is when nobody says: one place for root, and one in each user's home.

@@ -43,7 +43,7 @@ pub struct Service {
     address: SocketAddr,
     stop: CancellationToken,
     http: JoinHandle<io::Result<()>>,
-    _data: DataDir,
+    data: DataDir,
 }
 
 /// What a service stands on: what must outlive the process.
@@ -121,7 +121,7 @@ impl Service {
         let http = tokio::spawn(async move {
             server.run_with_graceful_shutdown(routes, stopped, Some(LAST_REQUESTS)).await
         });
-        Ok(Self { pool, address, stop, http, _data: data })
+        Ok(Self { pool, address, stop, http, data })
     }
 
     /// Where it is answered.
@@ -180,6 +180,7 @@ pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
             tracing::info!(path = %path.display(), "A new API token is in a file.");
         }
     }
+    service.data.announce(service.address())?;
     tracing::info!("listening on http://{}", service.address());
     signals.next().await;
     let ending = async {

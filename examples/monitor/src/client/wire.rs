@@ -52,6 +52,14 @@ pub struct Job {
     pub exit_code: Option<u8>,
     /// When it was submitted.
     pub queued_at: String,
+    /// When a ready worker took it.
+    pub assigned_at: Option<String>,
+    /// When its command was started.
+    pub started_at: Option<String>,
+    /// When its first output was seen.
+    pub first_output_at: Option<String>,
+    /// When it was over.
+    pub ended_at: Option<String>,
     /// The worker that has or had it.
     pub worker: Option<String>,
     /// Whether its output went beyond what is kept.

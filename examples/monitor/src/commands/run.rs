@@ -1,12 +1,15 @@
 //! `monitor run`: a command in a fresh machine, as if it ran here.
 
-use std::{path::PathBuf, time::Duration};
+use std::{convert::Infallible, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{CANCELLED, ClientArgs, INTERRUPTED, WrongUse, follow::Follow, luggage, outputs};
+use super::{
+    CANCELLED, ClientArgs, INTERRUPTED, WrongUse, follow::Follow, luggage, outputs, timings,
+    waiting,
+};
 use crate::{
     client::{Client, Job, NewJob, Profile},
     config::units::Period,
@@ -44,6 +47,9 @@ pub struct RunArgs {
     /// What to call it in lists
     #[arg(long, default_value = "")]
     title: String,
+    /// Afterwards, print when everything happened, up to the machine that takes the job's place
+    #[arg(long)]
+    timings: bool,
     /// Say nothing but what the command says
     #[arg(long, short)]
     quiet: bool,
@@ -89,7 +95,17 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
         return Ok(CANCELLED);
     };
     say(format!("job {} is queued", job.id));
-    let Some(job) = attend(&client, &job.id, wishes).await? else {
+    let telling = async {
+        if !args.quiet {
+            waiting::tell(&client, &job.id, say).await;
+        }
+    };
+    let attended = tokio::select! {
+        biased;
+        attended = attend(&client, &job.id, wishes) => attended?,
+        never = async { telling.await; std::future::pending::<Infallible>().await } => match never {},
+    };
+    let Some(job) = attended else {
         say(format!("job {} is left alone; `monitor jobs` shows it", job.id));
         return Ok(CANCELLED);
     };
@@ -102,6 +118,9 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
         say(format!("files brought back to {}: {count}", args.output_dir.display()));
     }
     say(format!("job {} {}", job.id, job.says()));
+    if args.timings {
+        timings::print(&client, &job).await?;
+    }
     Ok(job.exit_code.unwrap_or(INTERRUPTED))
 }
 

@@ -21,6 +21,9 @@ pub struct ServeArgs {
     /// The data directory, instead of the configuration's
     #[arg(long, env = "MONITOR_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Where to keep what can be had again, instead of where the configuration says
+    #[arg(long, env = "MONITOR_CACHE", value_name = "DIR")]
+    cache: Option<PathBuf>,
     /// On SIGTERM or Ctrl-C, let jobs end and leave no machine behind, instead of leaving them running
     #[arg(long)]
     drain_on_exit: bool,
@@ -44,6 +47,9 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     }
     if let Some(data) = args.data {
         config.data_dir = data;
+    }
+    if let Some(cache) = args.cache {
+        config.cache_dir = Some(cache);
     }
     let at_exit = if args.drain_on_exit { AtExit::Drain } else { AtExit::Leave };
     serve::run(config, at_exit).await?;

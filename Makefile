@@ -1,0 +1,45 @@
+# The commands a person types. `make` alone lists them.
+#
+#   DATA=DIR               where demo and serve keep things (default: cache/demo, cache/serve)
+#   PORT=N                 where serve listens on 127.0.0.1 (default: 8000)
+#   MONITOR_API_TOKEN=…    the token of the API (default: generated into DATA/api-token, mode 0600)
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test bench mutants check embed install-run install-test clean
+
+help: ## List these commands
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: install-run ## Run a sample job in a fresh virtual machine, then leave nothing behind
+	@scripts/demo
+
+serve: install-run ## The same, and stay up on 127.0.0.1:8000
+	@scripts/serve
+
+test: install-test ## Install what is missing and run every test, real QEMU included
+	@scripts/test
+
+check: ## Formatting, lints and documentation, with warnings denied
+	cargo fmt --all --check
+	cargo lint
+	RUSTDOCFLAGS="-D warnings" cargo docs
+
+bench: install-run ## Measure: medians, and ratios against the alternative in the same run
+	@scripts/bench
+
+mutants: ## Plant known bugs, one at a time, and see the storms notice each
+	@scripts/plant-bugs
+
+embed: install-run ## Run the smallest program that embeds a pool
+	cargo run --quiet -p embed
+
+install-run:
+	@scripts/install run
+
+install-test:
+	@scripts/install test
+
+clean: ## Remove what was built and cached
+	cargo clean
+	rm -rf cache
