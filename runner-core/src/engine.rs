@@ -44,7 +44,9 @@ pub(crate) enum Command {
 /// How an action ended.
 struct Ended {
     step: Step,
-    result: Result<Option<Record>>,
+    /// Of a provisioned worker: with its registration, if there is one.
+    record: Option<Record>,
+    result: Result<()>,
     took: Duration,
 }
 
@@ -88,15 +90,11 @@ impl Engine {
         // A runner that was registered may have been online for long: give it time to show again.
         let now = hands.clock.now();
         let registered = records.iter().filter(|record| record.runner.is_some());
-        let last_online = registered
-            .map(|record| (record.name.clone(), now))
-            .collect();
+        let last_online = registered.map(|record| (record.name.clone(), now)).collect();
         let forges = hands.forges.iter();
         let views = Views {
             host: View::default(),
-            forges: forges
-                .map(|(n, f)| (n.clone(), (f.clone(), View::default())))
-                .collect(),
+            forges: forges.map(|(n, f)| (n.clone(), (f.clone(), View::default()))).collect(),
             images: View::default(),
         };
         Self {
@@ -106,14 +104,8 @@ impl Engine {
             publish,
             tick: 1,
             serial,
-            records: records
-                .into_iter()
-                .map(|record| (record.name.clone(), record))
-                .collect(),
-            reservations: reservations
-                .into_iter()
-                .map(|r| (r.id.clone(), r))
-                .collect(),
+            records: records.into_iter().map(|record| (record.name.clone(), record)).collect(),
+            reservations: reservations.into_iter().map(|r| (r.id.clone(), r)).collect(),
             actions: BTreeMap::new(),
             backoff: BTreeMap::new(),
             last_online,
@@ -310,18 +302,12 @@ impl Engine {
         };
         let workers = self.views.join(known, now);
         let views = &self.views;
-        self.actions
-            .retain(|subject, action| !views.show(subject, action));
+        self.actions.retain(|subject, action| !views.show(subject, action));
         let is_stale = |b: &Backoff| b.not_before.duration_since(now).as_secs() < -3600;
         self.backoff.retain(|_, backoff| !is_stale(backoff));
-        let highest = workers
-            .keys()
-            .filter_map(|name| name.parts())
-            .map(|(_, serial)| serial)
-            .max();
-        self.serial = self
-            .serial
-            .max(highest.map_or(1, |serial| serial.saturating_add(1)));
+        let highest =
+            workers.keys().filter_map(|name| name.parts()).map(|(_, serial)| serial).max();
+        self.serial = self.serial.max(highest.map_or(1, |serial| serial.saturating_add(1)));
         Observed {
             workers,
             hypervisor: self.views.host.sight.clone(),
@@ -360,8 +346,7 @@ impl Engine {
             self.begin(action.step, action.why, &observed);
         }
         // A driver whose worker is gone has nothing left to wait for.
-        self.drives
-            .abort_matching(|worker| !observed.workers.contains_key(worker));
+        self.drives.abort_matching(|worker| !observed.workers.contains_key(worker));
         self.held = plan.held;
         self.wake = self.next_wake(&observed, now);
         self.publish_status(&observed, now);
@@ -374,20 +359,14 @@ impl Engine {
 
     fn is_empty(&self, observed: &Observed) -> bool {
         let seen = observed.hypervisor.blind().is_none()
-            && observed
-                .forges
-                .values()
-                .all(|forge| forge.sight.blind().is_none());
+            && observed.forges.values().all(|forge| forge.sight.blind().is_none());
         seen && observed.workers.is_empty() && self.tasks.is_empty() && self.actions.is_empty()
     }
 
     /// The end of the next wait that the plan depends on: a backoff, a timeout or a reservation.
     fn next_wake(&self, observed: &Observed, now: Timestamp) -> Option<Timestamp> {
         let backoffs = self.backoff.values().map(|backoff| backoff.not_before);
-        let reservations = observed
-            .reservations
-            .values()
-            .map(|reservation| reservation.until);
+        let reservations = observed.reservations.values().map(|reservation| reservation.until);
         backoffs.chain(reservations).filter(|at| *at > now).min()
     }
 
@@ -395,10 +374,7 @@ impl Engine {
         let subject = step.subject();
         self.say(
             subject.clone(),
-            What::Decided {
-                action: step.word().to_owned(),
-                why: why.clone(),
-            },
+            What::Decided { action: step.word().to_owned(), why: why.clone() },
         );
         let hands = self.hands.clone();
         let (flight, forge) = match &step {
@@ -412,11 +388,7 @@ impl Engine {
                 }
                 (Flight::Unmaking, forge.clone())
             }
-            Step::Attach {
-                worker,
-                forge,
-                runner,
-            } => {
+            Step::Attach { worker, forge, runner } => {
                 let (worker, forge, runner) = (worker.clone(), forge.clone(), runner.clone());
                 self.drives.spawn(worker.clone(), async move {
                     hands.drive(&worker, &forge, &runner).await
@@ -432,12 +404,7 @@ impl Engine {
             }
             Step::Build { .. } | Step::DeleteImage { .. } => (Flight::Touching, None),
         };
-        if let Step::Provision {
-            worker,
-            profile,
-            image,
-        } = &step
-        {
+        if let Step::Provision { worker, profile, image } = &step {
             let record = Record {
                 name: worker.clone(),
                 profile: profile.name.clone(),
@@ -452,29 +419,18 @@ impl Engine {
             self.serial = self.serial.max(highest.saturating_add(1));
             self.records.insert(worker.clone(), record);
         }
-        self.actions.insert(
-            subject.clone(),
-            Action {
-                flight,
-                forge,
-                ended: None,
-            },
-        );
+        self.actions.insert(subject.clone(), Action { flight, forge, ended: None });
         let limit = self.limit_of(&step);
-        let record = match &step {
+        let mut record = match &step {
             Step::Provision { worker, .. } => self.records.get(worker).cloned(),
             _ => None,
         };
         let serial = self.serial;
         self.tasks.spawn(subject, async move {
             let began = Instant::now();
-            let work = act(&hands, &step, record, serial);
+            let work = act(&hands, &step, record.as_mut(), serial);
             let result = within(limit, "finish in time", work).await;
-            Ended {
-                step,
-                result,
-                took: began.elapsed(),
-            }
+            Ended { step, record, result, took: began.elapsed() }
         });
     }
 
@@ -487,31 +443,24 @@ impl Engine {
     }
 
     fn end_action(&mut self, subject: Subject, ended: Result<Ended, JoinError>) {
-        let Ended { step, result, took } = match ended {
+        let Ended { step, record, result, took } = match ended {
             Ok(ended) => ended,
             Err(panic) => {
                 let error = chain(&crashed("finish", panic));
                 let retry_at = self.back_off(subject.clone(), error.clone(), None);
                 let action = "act".to_owned();
-                self.say(
-                    subject.clone(),
-                    What::Failed {
-                        action,
-                        error,
-                        retry_at,
-                    },
-                );
+                self.say(subject.clone(), What::Failed { action, error, retry_at });
                 self.settle(subject);
                 return;
             }
         };
         let action = step.word().to_owned();
+        if let Some(record) = record {
+            self.records.insert(record.name.clone(), record);
+        }
         match result {
-            Ok(record) => {
+            Ok(()) => {
                 self.backoff.remove(&subject);
-                if let Some(record) = record {
-                    self.records.insert(record.name.clone(), record);
-                }
                 if let Step::Retire { worker, .. } = &step {
                     self.records.remove(worker);
                 }
@@ -524,14 +473,7 @@ impl Engine {
                 };
                 let retry_at = self.back_off(blamed, chain(&error), Some(error.retry()));
                 let error = chain(&error);
-                self.say(
-                    subject.clone(),
-                    What::Failed {
-                        action,
-                        error,
-                        retry_at,
-                    },
-                );
+                self.say(subject.clone(), What::Failed { action, error, retry_at });
             }
         }
         self.settle(subject);
@@ -565,31 +507,20 @@ impl Engine {
             Err(error) => {
                 let retry_at = self.back_off(subject.clone(), chain(&error), Some(error.retry()));
                 let (action, error) = ("attend to".to_owned(), chain(&error));
-                self.say(
-                    subject.clone(),
-                    What::Failed {
-                        action,
-                        error,
-                        retry_at,
-                    },
-                );
+                self.say(subject.clone(), What::Failed { action, error, retry_at });
             }
         }
-        // What the driver did is not on the lists yet.
-        self.actions.entry(subject.clone()).or_insert(Action {
-            flight: Flight::Touching,
-            forge,
-            ended: None,
-        });
-        self.settle(subject);
+        // What the driver did is not on the lists yet. An action in flight settles by itself.
+        if self.actions.get(&subject).is_none_or(|action| action.ended.is_some()) {
+            let action = Action { flight: Flight::Touching, forge, ended: None };
+            self.actions.insert(subject.clone(), action);
+            self.settle(subject);
+        }
     }
 
     /// Lets a subject wait, longer each time. Returns until when.
     fn back_off(&mut self, subject: Subject, error: String, retry: Option<Retry>) -> Timestamp {
-        let failures = self
-            .backoff
-            .get(&subject)
-            .map_or(0, |backoff| backoff.failures);
+        let failures = self.backoff.get(&subject).map_or(0, |backoff| backoff.failures);
         let doubled = self.pace.retry_first.saturating_mul(1 << failures.min(20));
         let wait = match retry {
             Some(Retry::After(wait)) => wait,
@@ -598,14 +529,7 @@ impl Engine {
         };
         let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::from_hours(1));
         let not_before = self.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
-        self.backoff.insert(
-            subject,
-            Backoff {
-                not_before,
-                failures: failures + 1,
-                error,
-            },
-        );
+        self.backoff.insert(subject, Backoff { not_before, failures: failures + 1, error });
         not_before
     }
 
@@ -645,8 +569,7 @@ impl Engine {
             Ok(reservation) => reservation,
             Err(error) => return drop(answer.send(Err(error))),
         };
-        self.reservations
-            .insert(reservation.id.clone(), reservation.clone());
+        self.reservations.insert(reservation.id.clone(), reservation.clone());
         let what = What::Reserved {
             owner: reservation.owner.clone(),
             purpose: reservation.purpose.clone(),
@@ -663,30 +586,19 @@ impl Engine {
     }
 
     fn choose(&self, request: &ReserveRequest) -> Result<Reservation> {
-        if !self
-            .desired
-            .profiles
-            .iter()
-            .any(|profile| profile.name == request.profile)
-        {
+        if !self.desired.profiles.iter().any(|profile| profile.name == request.profile) {
             return Err(Error::not_found(format!("profile {}", request.profile)));
         }
         if request.count == 0 {
             return Err(Error::invalid("count", "reserve at least one worker"));
         }
-        let promised: BTreeSet<&WorkerName> = self
-            .reservations
-            .values()
-            .flat_map(|held| &held.workers)
-            .collect();
+        let promised: BTreeSet<&WorkerName> =
+            self.reservations.values().flat_map(|held| &held.workers).collect();
         let is_free = |name: &WorkerName, phase: &Phase| {
             *phase == Phase::Idle
                 && !promised.contains(name)
                 && !self.actions.contains_key(&Subject::Worker(name.clone()))
-                && self
-                    .records
-                    .get(name)
-                    .is_some_and(|record| record.profile == request.profile)
+                && self.records.get(name).is_some_and(|record| record.profile == request.profile)
         };
         let mut free: Vec<(&Timestamp, &WorkerName)> = self
             .workers
@@ -718,12 +630,7 @@ impl Engine {
 
     fn say_renewed(&self, renewal: &Renewal) {
         if renewal.count > 0 {
-            self.say(
-                Subject::Store,
-                What::Note {
-                    text: renewal.reason.clone(),
-                },
-            );
+            self.say(Subject::Store, What::Note { text: renewal.reason.clone() });
         }
     }
 
@@ -763,19 +670,12 @@ impl Engine {
                 Some((old, since)) if *old == phase => *since,
                 _ => {
                     let subject = Subject::Worker(worker.name.clone());
-                    self.say(
-                        subject,
-                        What::Phase {
-                            phase: phase.clone(),
-                        },
-                    );
+                    self.say(subject, What::Phase { phase: phase.clone() });
                     now
                 }
             };
-            let was_online = matches!(
-                before,
-                Some((Phase::Idle | Phase::Reserved | Phase::Busy, _))
-            );
+            let was_online =
+                matches!(before, Some((Phase::Idle | Phase::Reserved | Phase::Busy, _)));
             if let (Phase::Idle | Phase::Busy, false, Some(profile)) =
                 (&phase, was_online, worker.profile())
             {
@@ -789,11 +689,8 @@ impl Engine {
 
     fn timeouts_of(&self, worker: &Worker) -> crate::profile::Timeouts {
         let name = worker.profile();
-        let profile = self
-            .desired
-            .profiles
-            .iter()
-            .find(|profile| Some(&profile.name) == name.as_ref());
+        let profile =
+            self.desired.profiles.iter().find(|profile| Some(&profile.name) == name.as_ref());
         profile.map(|profile| profile.timeouts).unwrap_or_default()
     }
 
@@ -802,16 +699,10 @@ impl Engine {
         let same = |a: &Held, b: &Held| {
             a.subject == b.subject && discriminant(&a.why_not) == discriminant(&b.why_not)
         };
-        for new in held
-            .iter()
-            .filter(|new| !self.held.iter().any(|old| same(old, new)))
-        {
+        for new in held.iter().filter(|new| !self.held.iter().any(|old| same(old, new))) {
             self.say(new.subject.clone(), What::Held(new.why_not.clone()));
         }
-        for old in self
-            .held
-            .iter()
-            .filter(|old| !held.iter().any(|new| new.subject == old.subject))
+        for old in self.held.iter().filter(|old| !held.iter().any(|new| new.subject == old.subject))
         {
             self.say(old.subject.clone(), What::Freed);
         }
@@ -860,25 +751,16 @@ impl Engine {
             at: Some(now),
             profiles,
             workers,
-            forges: forges
-                .clone()
-                .map(|(name, view)| (name.clone(), view.sight.clone()))
-                .collect(),
+            forges: forges.clone().map(|(name, view)| (name.clone(), view.sight.clone())).collect(),
             hypervisor: observed.hypervisor.clone(),
             builder: observed.builder.clone(),
             capacity: observed.capacity.clone(),
             used,
-            queued: forges
-                .map(|(name, view)| (name.clone(), view.queued.clone()))
-                .collect(),
+            queued: forges.map(|(name, view)| (name.clone(), view.queued.clone())).collect(),
             images: observed.images.clone(),
             reservations: self.reservations.values().cloned().collect(),
             held: self.held.clone(),
-            backoff: self
-                .backoff
-                .iter()
-                .map(|(s, b)| (s.clone(), b.clone()))
-                .collect(),
+            backoff: self.backoff.iter().map(|(s, b)| (s.clone(), b.clone())).collect(),
             draining: self.desired.draining,
             in_flight: self.tasks.len() as u32,
         }));
@@ -895,48 +777,24 @@ fn view_of(forge: &dyn crate::Forge, view: &View<observe::ForgeAnswer>) -> Forge
     }
 }
 
-/// Carries out one step. A provisioned worker's record comes back with its registration in it.
-async fn act(
-    hands: &Hands,
-    step: &Step,
-    record: Option<Record>,
-    serial: u64,
-) -> Result<Option<Record>> {
+/// Carries out one step.
+async fn act(hands: &Hands, step: &Step, record: Option<&mut Record>, serial: u64) -> Result<()> {
     match step {
         Step::Provision { profile, image, .. } => {
             // The engine wrote the record down in memory before this task began.
             let record = record.expect("a provision step has its record");
-            return hands
-                .provision(record, serial, profile, (**image).clone())
-                .await
-                .map(Some);
+            hands.provision(record, serial, profile, (**image).clone()).await
         }
-        Step::Retire {
-            worker,
-            forge,
-            order,
-        } => {
-            hands.retire(worker, forge.as_ref(), order).await?;
+        Step::Retire { worker, forge, order } => hands.retire(worker, forge.as_ref(), order).await,
+        Step::Attach { worker, forge, runner } => hands.drive(worker, forge, runner).await,
+        Step::Mark { forge, runner, reservation, .. } => {
+            hands.mark(forge, runner, reservation).await
         }
-        Step::Attach {
-            worker,
-            forge,
-            runner,
-        } => hands.drive(worker, forge, runner).await?,
-        Step::Mark {
-            forge,
-            runner,
-            reservation,
-            ..
-        } => {
-            hands.mark(forge, runner, reservation).await?;
-        }
-        Step::Unmark { forge, runner, .. } => hands.unmark(forge, runner).await?,
-        Step::Release { reservation } => hands.release(reservation).await?,
-        Step::Build { recipe } => hands.build(recipe).await?,
-        Step::DeleteImage { image } => hands.delete_image(image).await?,
+        Step::Unmark { forge, runner, .. } => hands.unmark(forge, runner).await,
+        Step::Release { reservation } => hands.release(reservation).await,
+        Step::Build { recipe } => hands.build(recipe).await,
+        Step::DeleteImage { image } => hands.delete_image(image).await,
     }
-    Ok(None)
 }
 
 /// The failure of a task that panicked.
@@ -962,10 +820,6 @@ async fn within<T>(
 ) -> Result<T> {
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
         let text = format!("no answer within {} s", limit.as_secs_f64());
-        Err(Error::backend(
-            "pool",
-            doing,
-            std::io::Error::new(std::io::ErrorKind::TimedOut, text),
-        ))
+        Err(Error::backend("pool", doing, std::io::Error::new(std::io::ErrorKind::TimedOut, text)))
     })
 }

@@ -103,10 +103,7 @@ impl Error {
 
     /// `what` breaks a rule.
     pub fn invalid(what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Invalid {
-            what: what.into(),
-            reason: reason.into(),
-        }
+        Self::Invalid { what: what.into(), reason: reason.into() }
     }
 
     /// `backend` failed in `doing`.
@@ -115,11 +112,7 @@ impl Error {
         doing: impl Into<String>,
         source: impl Into<Source>,
     ) -> Self {
-        Self::Backend {
-            backend,
-            doing: doing.into(),
-            source: source.into(),
-        }
+        Self::Backend { backend, doing: doing.into(), source: source.into() }
     }
 
     /// Whether and when the same call may succeed.
@@ -163,15 +156,9 @@ mod tests {
 
     #[test]
     fn display_leaves_the_source_to_the_chain() {
-        let error = Error::backend(
-            "qemu",
-            "start worker linux-1",
-            std::io::Error::other("no such file"),
-        );
+        let error =
+            Error::backend("qemu", "start worker linux-1", std::io::Error::other("no such file"));
         assert_eq!(error.to_string(), "qemu could not start worker linux-1");
-        assert_eq!(
-            chain(&error),
-            "qemu could not start worker linux-1: no such file"
-        );
+        assert_eq!(chain(&error), "qemu could not start worker linux-1: no such file");
     }
 }

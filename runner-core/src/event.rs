@@ -105,40 +105,18 @@ impl fmt::Display for Event {
             (subject, What::Done { action, took }) => {
                 write!(f, "{action} {subject}: done in {:.3} s", took.as_secs_f64())
             }
-            (
-                subject,
-                What::Failed {
-                    action,
-                    error,
-                    retry_at,
-                },
-            ) => {
-                write!(
-                    f,
-                    "{action} {subject}: failed: {error}; next try at {retry_at:.0}"
-                )
+            (subject, What::Failed { action, error, retry_at }) => {
+                write!(f, "{action} {subject}: failed: {error}; next try at {retry_at:.0}")
             }
             (subject, What::Held(why_not)) => write!(f, "{subject} waits: {why_not}"),
             (subject, What::Freed) => write!(f, "{subject} waits no more"),
             (subject, What::Blind { reason }) => write!(f, "{subject} cannot be seen: {reason}"),
             (subject, What::Sighted) => write!(f, "{subject} can be seen"),
-            (
-                subject,
-                What::Phase {
-                    phase: crate::worker::Phase::Over(ending),
-                },
-            ) => {
+            (subject, What::Phase { phase: crate::worker::Phase::Over(ending) }) => {
                 write!(f, "{subject} is over: {ending}")
             }
             (subject, What::Phase { phase }) => write!(f, "{subject} is {}", phase.word()),
-            (
-                subject,
-                What::Reserved {
-                    owner,
-                    purpose,
-                    workers,
-                },
-            ) => {
+            (subject, What::Reserved { owner, purpose, workers }) => {
                 write!(f, "{subject} holds {workers} for {owner}: {purpose}")
             }
             (subject, What::Job { state, detail }) if detail.is_empty() => {
@@ -204,33 +182,20 @@ impl EventLog {
             }
         });
         let live = broadcast::channel(LIVE_QUEUE).0;
-        Ok(Self {
-            next: Arc::new(AtomicU64::new(next)),
-            live,
-            write,
-            store,
-        })
+        Ok(Self { next: Arc::new(AtomicU64::new(next)), live, write, store })
     }
 
     /// Adds an event. Never waits.
     pub fn record(&self, at: Timestamp, subject: Subject, what: What) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let event = Arc::new(Event {
-            id,
-            at,
-            subject,
-            what,
-        });
+        let event = Arc::new(Event { id, at, subject, what });
         match &event.what {
             What::Failed { .. } | What::Blind { .. } => tracing::warn!("{event}"),
             What::Phase { .. } | What::Freed => tracing::debug!("{event}"),
             _ => tracing::info!("{event}"),
         }
         if self.write.try_send(event.clone()).is_err() {
-            tracing::error!(
-                id,
-                "An event could not be kept: the store is too slow or gone."
-            );
+            tracing::error!(id, "An event could not be kept: the store is too slow or gone.");
         }
         // Fails when nobody listens, which is fine.
         let _ = self.live.send(event);
@@ -255,8 +220,6 @@ impl EventLog {
     /// `Backend` when the store cannot be read.
     pub async fn latest(&self, limit: u32) -> Result<Vec<Event>> {
         let last = self.next.load(Ordering::Relaxed) - 1;
-        self.store
-            .events_since(last.saturating_sub(limit.into()), limit)
-            .await
+        self.store.events_since(last.saturating_sub(limit.into()), limit).await
     }
 }

@@ -30,21 +30,20 @@ pub(crate) struct Hands {
 
 impl Hands {
     fn forge(&self, name: &ForgeName) -> Result<&dyn Forge> {
-        let forge = self
-            .forges
-            .get(name)
-            .ok_or_else(|| Error::not_found(format!("forge {name}")))?;
+        let forge =
+            self.forges.get(name).ok_or_else(|| Error::not_found(format!("forge {name}")))?;
         Ok(&**forge)
     }
 
-    /// Write the record, register, create: in this order, so that whatever exists can be found.
+    /// Write the record, register, create: in this order, so that whatever exists can be found. The
+    /// registration is in `record` from the moment it is known, also when the rest fails.
     pub async fn provision(
         &self,
-        mut record: Record,
+        record: &mut Record,
         serial: u64,
         profile: &Profile,
         image: Image,
-    ) -> Result<Record> {
+    ) -> Result<()> {
         self.store.put_record(record.clone(), serial).await?;
         let spec = RunnerSpec {
             name: record.name.clone(),
@@ -63,8 +62,7 @@ impl Hands {
             network: profile.network,
             user_data: registration.secret,
         };
-        self.hypervisor.create(&spec).await?;
-        Ok(record)
+        self.hypervisor.create(&spec).await.map(|_| ())
     }
 
     pub async fn retire(
@@ -111,9 +109,7 @@ impl Hands {
         let (events, clock) = (self.events.clone(), self.clock);
         let subject = Subject::Build(recipe.profile.clone());
         let log = BuildLog::new(move |line| {
-            let what = What::Note {
-                text: line.to_owned(),
-            };
+            let what = What::Note { text: line.to_owned() };
             events.record(clock.now(), subject.clone(), what);
         });
         let image = self.builder.build(recipe, log).await?;

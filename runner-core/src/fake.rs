@@ -156,12 +156,8 @@ pub enum FakeJobState {
 impl FakeWorld {
     /// An empty world that behaves, with room for 16 vCPUs and 16 GiB, where a machine boots in 2 s.
     pub fn new(clock: Clock) -> Self {
-        let capacity = Capacity {
-            vcpus: 16,
-            memory_mib: 16 << 10,
-            disk_mib: 1 << 20,
-            ..Capacity::default()
-        };
+        let capacity =
+            Capacity { vcpus: 16, memory_mib: 16 << 10, disk_mib: 1 << 20, ..Capacity::default() };
         let world = World {
             mischief: Box::new(|_| None),
             capacity,
@@ -173,11 +169,7 @@ impl FakeWorld {
             serial: 0,
             crimes: Vec::new(),
         };
-        Self(Arc::new(Shared {
-            clock,
-            state: Mutex::new(world),
-            hint: Hint::default(),
-        }))
+        Self(Arc::new(Shared { clock, state: Mutex::new(world), hint: Hint::default() }))
     }
 
     /// Asks `mischief` before every call what is to go wrong.
@@ -207,10 +199,7 @@ impl FakeWorld {
 
     /// A forge of this world whose guests pull their jobs.
     pub fn forge(&self, name: ForgeName) -> FakeForge {
-        FakeForge {
-            world: self.clone(),
-            name,
-        }
+        FakeForge { world: self.clone(), name }
     }
 
     /// The image builder of this world.
@@ -246,20 +235,12 @@ impl FakeWorld {
     pub fn machines(&self) -> BTreeMap<WorkerName, bool> {
         let world = self.settled();
         let runs = |machine: &Machine| machine.instance.state == InstanceState::Running;
-        world
-            .machines
-            .iter()
-            .map(|(name, machine)| (name.clone(), runs(machine)))
-            .collect()
+        world.machines.iter().map(|(name, machine)| (name.clone(), runs(machine))).collect()
     }
 
     /// The runners that exist at all forges now.
     pub fn runners(&self) -> Vec<WorkerName> {
-        self.settled()
-            .runners
-            .values()
-            .map(|runner| runner.name.clone())
-            .collect()
+        self.settled().runners.values().map(|runner| runner.name.clone()).collect()
     }
 
     /// What should never have happened: jobs that were killed, machines destroyed twice over.
@@ -288,18 +269,13 @@ impl FakeWorld {
 
     /// A runner is removed at its forge by someone else.
     pub fn remove_runner(&self, name: &WorkerName) {
-        self.settled()
-            .runners
-            .retain(|_, runner| runner.name != *name || runner.job.is_some());
+        self.settled().runners.retain(|_, runner| runner.name != *name || runner.job.is_some());
         self.0.hint.hint();
     }
 
     fn state(&self) -> MutexGuard<'_, World> {
         // No code under this lock leaves the world half-changed when it panics.
-        self.0
-            .state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The world with everything done that was due by now.
@@ -342,11 +318,7 @@ impl FakeWorld {
         let result = work(&mut self.settled(), self.0.clock.now());
         // And here it has.
         tokio::task::yield_now().await;
-        if fault == Some(Fault::After) {
-            failed()
-        } else {
-            result
-        }
+        if fault == Some(Fault::After) { failed() } else { result }
     }
 
     /// As [`call`](Self::call), for lists, which change nothing.
@@ -419,10 +391,7 @@ impl World {
                     && (runner.profile == job.profile
                         || runner.labels.iter().any(|label| label.as_str() == name))
             };
-            let found = self
-                .runners
-                .iter_mut()
-                .find(|((forge, _), runner)| fits(forge, runner));
+            let found = self.runners.iter_mut().find(|((forge, _), runner)| fits(forge, runner));
             if let Some((_, runner)) = found {
                 runner.job = Some(job.id.clone());
                 job.begun += 1;
@@ -437,11 +406,7 @@ impl World {
             if matches!(&job.state, FakeJobState::Running(worker, _) if worker == name) {
                 job.state = FakeJobState::Lost;
                 let id = &job.id;
-                for runner in self
-                    .runners
-                    .values_mut()
-                    .filter(|r| r.job.as_ref() == Some(id))
-                {
+                for runner in self.runners.values_mut().filter(|r| r.job.as_ref() == Some(id)) {
                     // The forge finds out: the runner is not busy any more.
                     runner.job = None;
                 }
@@ -459,10 +424,7 @@ impl World {
         if machine.instance.state != InstanceState::Running {
             return None;
         }
-        let mut running = machine
-            .processes
-            .iter()
-            .filter(|(_, process)| process.runs(now));
+        let mut running = machine.processes.iter().filter(|(_, process)| process.runs(now));
         pulled.or_else(|| running.next().map(|(id, _)| id.to_string()))
     }
 }

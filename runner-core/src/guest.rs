@@ -34,10 +34,7 @@ pub struct Command {
 impl Command {
     /// `program` with `args`, with nothing else set.
     pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            argv: argv.into_iter().map(Into::into).collect(),
-            ..Self::default()
-        }
+        Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
     /// Refuses what no guest could run.

@@ -128,29 +128,17 @@ impl LocalQueue {
             state.add(job, inputs);
         }
         for row in runners {
-            state
-                .runners
-                .insert(row.name.clone(), LocalRunner::new(row));
+            state.runners.insert(row.name.clone(), LocalRunner::new(row));
         }
         let hint = Hint::default();
         let state = Mutex::new(state);
-        let queue = Self(Arc::new(Inner {
-            store,
-            events,
-            clock,
-            limits,
-            hint,
-            state,
-        }));
+        let queue = Self(Arc::new(Inner { store, events, clock, limits, hint, state }));
         let weak = Arc::downgrade(&queue.0);
         tokio::spawn(async move {
             while renewals.changed().await.is_ok() {
                 let Some(inner) = weak.upgrade() else { return };
                 if let Err(error) = inner.write_again().await {
-                    tracing::error!(
-                        error = chain(&error),
-                        "The queue could not be written again."
-                    );
+                    tracing::error!(error = chain(&error), "The queue could not be written again.");
                 }
             }
         });
@@ -283,12 +271,7 @@ impl LocalQueue {
     /// Cancel safe.
     pub async fn wait(&self, id: &JobId) -> Result<Job> {
         loop {
-            let news = self
-                .0
-                .state()
-                .jobs
-                .get(id)
-                .map(|live| live.news.subscribe());
+            let news = self.0.state().jobs.get(id).map(|live| live.news.subscribe());
             match news {
                 Some(mut news) => while news.changed().await.is_ok() {},
                 None => return self.job(id).await,
@@ -321,12 +304,7 @@ impl LocalQueue {
     async fn next_log(&self, id: &JobId, from: u64) -> Result<Bytes> {
         loop {
             // Listen before looking, so that nothing falls between.
-            let news = self
-                .0
-                .state()
-                .jobs
-                .get(id)
-                .map(|live| live.news.subscribe());
+            let news = self.0.state().jobs.get(id).map(|live| live.news.subscribe());
             let bytes = rows::read_log(&self.0.store, id.clone(), from, 256 << 10).await?;
             match news {
                 Some(mut news) if bytes.is_empty() => drop(news.changed().await),
@@ -344,26 +322,18 @@ impl LocalQueue {
     /// Cancel safe.
     pub async fn outputs(&self, id: &JobId) -> Result<Bytes> {
         let tar = rows::outputs(&self.0.store, id.clone()).await?;
-        tar.map(Bytes::from)
-            .ok_or_else(|| Error::not_found(format!("outputs of job {id}")))
+        tar.map(Bytes::from).ok_or_else(|| Error::not_found(format!("outputs of job {id}")))
     }
 }
 
 #[async_trait]
 impl Forge for LocalQueue {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities {
-            changes: true,
-            guest_pulls: false,
-            reserves: true,
-        }
+        ForgeCapabilities { changes: true, guest_pulls: false, reserves: true }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {
-        let registration = Registration {
-            id: runner_id(&spec.name),
-            secret: None,
-        };
+        let registration = Registration { id: runner_id(&spec.name), secret: None };
         let row = {
             let mut state = self.0.state();
             if let Some(runner) = state.runners.get_mut(&spec.name) {
@@ -384,23 +354,13 @@ impl Forge for LocalQueue {
             }
         };
         self.0.put_runner(row.clone()).await?;
-        self.0
-            .state()
-            .runners
-            .entry(spec.name.clone())
-            .or_insert_with(|| LocalRunner::new(row));
+        self.0.state().runners.entry(spec.name.clone()).or_insert_with(|| LocalRunner::new(row));
         self.0.hint.hint();
         Ok(registration)
     }
 
     async fn deregister(&self, id: &RunnerId) -> Result<()> {
-        let name = match self
-            .0
-            .state()
-            .runners
-            .values_mut()
-            .find(|runner| runner.is(id))
-        {
+        let name = match self.0.state().runners.values_mut().find(|runner| runner.is(id)) {
             None => return Ok(()),
             Some(runner) if runner.row.job.is_some() => {
                 return Err(Error::busy(format!("runner {id}")));
@@ -421,11 +381,7 @@ impl Forge for LocalQueue {
             };
             runner.leaving = true;
             let (name, job) = (runner.row.name.clone(), runner.row.job.clone());
-            (
-                name,
-                job.and_then(|job| state.jobs.get(&job))
-                    .map(|live| live.job.clone()),
-            )
+            (name, job.and_then(|job| state.jobs.get(&job)).map(|live| live.job.clone()))
         };
         let (name, job) = found;
         match job {
@@ -455,11 +411,7 @@ impl Forge for LocalQueue {
 
     async fn queued_jobs(&self) -> Result<Vec<QueuedJob>> {
         let state = self.0.state();
-        Ok(state
-            .waiting
-            .iter()
-            .map(|(_, _, id)| state.jobs[id].job.as_queued())
-            .collect())
+        Ok(state.waiting.iter().map(|(_, _, id)| state.jobs[id].job.as_queued()).collect())
     }
 
     fn changes(&self) -> Changes {
@@ -508,12 +460,7 @@ impl Forge for LocalQueue {
 
 impl LocalRunner {
     fn new(row: RunnerRow) -> Self {
-        Self {
-            row,
-            idle: false,
-            leaving: false,
-            wake: Arc::new(Notify::new()),
-        }
+        Self { row, idle: false, leaving: false, wake: Arc::new(Notify::new()) }
     }
 
     fn is(&self, id: &RunnerId) -> bool {
@@ -523,19 +470,14 @@ impl LocalRunner {
     fn can_take(&self, job: &Job) -> bool {
         let spec = &job.spec;
         let offers = |wanted: &crate::Label| {
-            wanted
-                .as_str()
-                .eq_ignore_ascii_case(self.row.profile.as_str())
+            wanted.as_str().eq_ignore_ascii_case(self.row.profile.as_str())
                 || self.row.labels.iter().any(|label| label.matches(wanted))
         };
         self.idle
             && !self.leaving
             && self.row.job.is_none()
             && self.row.reserved_for == spec.reserved_for
-            && spec
-                .profile
-                .as_ref()
-                .is_none_or(|profile| *profile == self.row.profile)
+            && spec.profile.as_ref().is_none_or(|profile| *profile == self.row.profile)
             && spec.labels.iter().all(offers)
     }
 }
@@ -545,14 +487,7 @@ impl State {
         if job.state == JobState::Queued {
             self.waiting.insert(order(&job));
         }
-        self.jobs.insert(
-            job.id.clone(),
-            Live {
-                job,
-                inputs,
-                news: watch::channel(()).0,
-            },
-        );
+        self.jobs.insert(job.id.clone(), Live { job, inputs, news: watch::channel(()).0 });
     }
 
     /// Gives a waiting job to a ready runner, if there is one for it.
@@ -609,9 +544,7 @@ impl State {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // No code under this lock leaves the state half-changed when it panics.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn say(&self, job: &Job) {
@@ -621,18 +554,12 @@ impl Inner {
             (JobState::Interrupted { reason }, _) => reason.clone(),
             _ => job.spec.title.clone(),
         };
-        let what = What::Job {
-            state: job.state.word().to_owned(),
-            detail,
-        };
-        self.events
-            .record(self.clock.now(), Subject::Job(job.id.clone()), what);
+        let what = What::Job { state: job.state.word().to_owned(), detail };
+        self.events.record(self.clock.now(), Subject::Job(job.id.clone()), what);
     }
 
     async fn put_runner(&self, row: RunnerRow) -> Result<()> {
-        self.store
-            .write("write a runner", move |tx| rows::put_runner(tx, &row))
-            .await
+        self.store.write("write a runner", move |tx| rows::put_runner(tx, &row)).await
     }
 
     /// Writes a runner whose mark changed, unless it got a job meanwhile: its driver writes it then.
@@ -644,10 +571,8 @@ impl Inner {
 
     async fn remove_runner(&self, name: WorkerName) -> Result<()> {
         let row = name.clone();
-        let removed = self
-            .store
-            .write("remove a runner", move |tx| rows::remove_runner(tx, &row))
-            .await;
+        let removed =
+            self.store.write("remove a runner", move |tx| rows::remove_runner(tx, &row)).await;
         let mut state = self.state();
         match removed {
             Ok(()) => {
@@ -683,14 +608,8 @@ impl Inner {
         job.ended_at = Some(self.clock.now());
         job.has_outputs = outputs.is_some();
         job.spec = job.spec.without_secrets();
-        rows::end_job(
-            &self.store,
-            job.clone(),
-            runner.clone(),
-            outputs,
-            self.limits.kept_jobs,
-        )
-        .await?;
+        rows::end_job(&self.store, job.clone(), runner.clone(), outputs, self.limits.kept_jobs)
+            .await?;
         {
             let mut state = self.state();
             state.waiting.remove(&order(&job));
@@ -721,20 +640,14 @@ impl Inner {
                     rows::put_job(tx, job)?;
                     rows::put_inputs(tx, &job.id, inputs)?;
                 }
-                runners
-                    .iter()
-                    .try_for_each(|runner| rows::put_runner(tx, runner))
+                runners.iter().try_for_each(|runner| rows::put_runner(tx, runner))
             })
             .await
     }
 }
 
 fn order(job: &Job) -> (std::cmp::Reverse<i32>, u64, JobId) {
-    (
-        std::cmp::Reverse(job.spec.priority),
-        job.number,
-        job.id.clone(),
-    )
+    (std::cmp::Reverse(job.spec.priority), job.number, job.id.clone())
 }
 
 fn runner_id(name: &WorkerName) -> RunnerId {

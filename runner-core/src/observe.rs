@@ -67,10 +67,7 @@ pub(crate) async fn ask_hypervisor(
     let (instances, capacity) =
         futures::future::try_join(hypervisor.instances(), hypervisor.capacity()).await?;
     let mut names = BTreeSet::new();
-    if let Some(twice) = instances
-        .iter()
-        .find(|instance| !names.insert(&instance.name))
-    {
+    if let Some(twice) = instances.iter().find(|instance| !names.insert(&instance.name)) {
         return Err(Error::invalid(
             "the list of instances",
             format!("{} is in it twice", twice.name),
@@ -81,11 +78,7 @@ pub(crate) async fn ask_hypervisor(
         .filter(|i| i.state == InstanceState::Running && !recorded.contains(&i.name))
         .map(async |i| (i.name.clone(), guest_is_busy(hypervisor, &i.name).await));
     let orphans = futures::future::join_all(asks).await.into_iter().collect();
-    Ok(HostAnswer {
-        instances,
-        capacity,
-        orphans,
-    })
+    Ok(HostAnswer { instances, capacity, orphans })
 }
 
 /// Whether something of ours runs in a guest, if that can be known.
@@ -128,11 +121,7 @@ pub(crate) struct View<T> {
 
 impl<T: Default> Default for View<T> {
     fn default() -> Self {
-        Self {
-            sight: Sight::Unasked,
-            seen: T::default(),
-            began: 0,
-        }
+        Self { sight: Sight::Unasked, seen: T::default(), began: 0 }
     }
 }
 
@@ -210,13 +199,7 @@ impl Views {
             let worker = workers
                 .entry(instance.name.clone())
                 .or_insert_with(|| self.blank(&instance.name, None));
-            worker.guest_busy = self
-                .host
-                .seen
-                .orphans
-                .get(&instance.name)
-                .copied()
-                .flatten();
+            worker.guest_busy = self.host.seen.orphans.get(&instance.name).copied().flatten();
             worker.instance = Look::Seen(instance.clone());
         }
         for (forge, (_, view)) in &self.forges {
@@ -225,11 +208,7 @@ impl Views {
                     .entry(runner.name.clone())
                     .or_insert_with(|| self.blank(&runner.name, None));
                 // A name that another forge happens to know too is not this worker's runner.
-                if worker
-                    .record
-                    .as_ref()
-                    .is_some_and(|record| record.forge != *forge)
-                {
+                if worker.record.as_ref().is_some_and(|record| record.forge != *forge) {
                     continue;
                 }
                 if runner.status != RunnerStatus::Offline {
@@ -250,35 +229,23 @@ impl Views {
             worker.driven = known.driven.contains(name);
             worker.last_online = known.last_online.get(name).copied();
             let subject = Subject::Worker(name.clone());
-            let action = known
-                .actions
-                .get(&subject)
-                .filter(|action| !self.show(&subject, action));
+            let action = known.actions.get(&subject).filter(|action| !self.show(&subject, action));
             worker.in_flight = action.map(|action| action.flight);
         }
-        known
-            .last_online
-            .retain(|name, _| workers.contains_key(name));
+        known.last_online.retain(|name, _| workers.contains_key(name));
         workers
     }
 
     /// A worker of which nothing is seen yet: absent where a list is whole, unknown where it is not.
     fn blank(&self, name: &WorkerName, record: Option<&Record>) -> Worker {
         let seen = match record {
-            Some(record) => self
-                .forges
-                .get(&record.forge)
-                .is_some_and(|(_, view)| view.is_seen()),
+            Some(record) => self.forges.get(&record.forge).is_some_and(|(_, view)| view.is_seen()),
             None => self.forges.values().all(|(_, view)| view.is_seen()),
         };
         Worker {
             name: name.clone(),
             record: record.cloned(),
-            instance: if self.host.is_seen() {
-                Look::Absent
-            } else {
-                Look::Unknown
-            },
+            instance: if self.host.is_seen() { Look::Absent } else { Look::Unknown },
             runner: if seen { Look::Absent } else { Look::Unknown },
             seen_at: None,
             guest_busy: None,

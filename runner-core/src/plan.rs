@@ -292,35 +292,22 @@ pub fn plan(observed: &Observed, desired: &Desired, now: Timestamp) -> Plan {
 pub fn demand<'a>(
     observed: &'a Observed,
     desired: &Desired,
-) -> (
-    BTreeMap<ProfileName, Vec<&'a QueuedJob>>,
-    Vec<&'a QueuedJob>,
-) {
+) -> (BTreeMap<ProfileName, Vec<&'a QueuedJob>>, Vec<&'a QueuedJob>) {
     let mut jobs: BTreeMap<ProfileName, Vec<&QueuedJob>> = BTreeMap::new();
     let mut unserved = Vec::new();
     for (name, forge) in &observed.forges {
         for job in &forge.queued {
-            if job
-                .reserved_for
-                .as_ref()
-                .is_some_and(|id| observed.reservations.contains_key(id))
-            {
+            if job.reserved_for.as_ref().is_some_and(|id| observed.reservations.contains_key(id)) {
                 continue;
             }
-            let mut serving = desired
-                .profiles
-                .iter()
-                .filter(|p| p.forge == *name && p.serves(job));
+            let mut serving = desired.profiles.iter().filter(|p| p.forge == *name && p.serves(job));
             let Some(first) = serving.next() else {
                 unserved.push(job);
                 continue;
             };
             let has_room = |p: &&Profile| jobs.get(&p.name).map_or(0, Vec::len) < p.max as usize;
-            let chosen = if has_room(&first) {
-                first
-            } else {
-                serving.find(has_room).unwrap_or(first)
-            };
+            let chosen =
+                if has_room(&first) { first } else { serving.find(has_room).unwrap_or(first) };
             jobs.entry(chosen.name.clone()).or_default().push(job);
         }
     }
@@ -359,15 +346,14 @@ struct Planner<'a> {
     used: Resources,
     /// What will be free when everything that is ending has ended.
     ending: Resources,
+    /// What waiting jobs need and do not have: workers that nobody waits for must not take it.
+    set_aside: Resources,
 }
 
 impl<'a> Planner<'a> {
     fn new(observed: &'a Observed, desired: &'a Desired, now: Timestamp) -> Self {
-        let timeouts: BTreeMap<&ProfileName, Timeouts> = desired
-            .profiles
-            .iter()
-            .map(|profile| (&profile.name, profile.timeouts))
-            .collect();
+        let timeouts: BTreeMap<&ProfileName, Timeouts> =
+            desired.profiles.iter().map(|profile| (&profile.name, profile.timeouts)).collect();
         let (demand, unserved) = demand(observed, desired);
         let mut planner = Self {
             observed,
@@ -379,11 +365,10 @@ impl<'a> Planner<'a> {
             demand,
             used: Resources::default(),
             ending: Resources::default(),
+            set_aside: Resources::default(),
         };
         for job in unserved {
-            let why_not = WhyNot::NoProfileServes {
-                labels: job.labels.clone(),
-            };
+            let why_not = WhyNot::NoProfileServes { labels: job.labels.clone() };
             planner.hold(Subject::Job(job.id.clone()), why_not);
         }
         for worker in observed.workers.values() {
@@ -408,9 +393,7 @@ impl<'a> Planner<'a> {
             planner.phases.insert(&worker.name, phase);
         }
         for tally in planner.tallies.values_mut() {
-            tally
-                .idle
-                .sort_by_key(|worker| (worker.created_at(), worker.name.clone()));
+            tally.idle.sort_by_key(|worker| (worker.created_at(), worker.name.clone()));
         }
         planner
     }
@@ -431,21 +414,15 @@ impl<'a> Planner<'a> {
         if backoff.not_before <= self.now {
             return false;
         }
-        let why_not = WhyNot::BackingOff {
-            until: backoff.not_before,
-            error: backoff.error.clone(),
-        };
+        let why_not =
+            WhyNot::BackingOff { until: backoff.not_before, error: backoff.error.clone() };
         self.hold(subject.clone(), why_not);
         true
     }
 
     fn retire_the_over(&mut self) {
         let observed = self.observed;
-        for worker in observed
-            .workers
-            .values()
-            .filter(|worker| worker.in_flight.is_none())
-        {
+        for worker in observed.workers.values().filter(|worker| worker.in_flight.is_none()) {
             let why = match &self.phases[&worker.name] {
                 // Its driver asks for the machine by name, and ends the job when it is really gone.
                 Phase::Over(Ending::Vanished) if self.is_lost(worker) => continue,
@@ -463,9 +440,7 @@ impl<'a> Planner<'a> {
 
     /// Whether a pushed job runs on a machine that the list lacks.
     fn is_lost(&self, worker: &Worker) -> bool {
-        let forge = worker
-            .forge()
-            .and_then(|name| self.observed.forges.get(name));
+        let forge = worker.forge().and_then(|name| self.observed.forges.get(name));
         let drives = forge.is_some_and(|forge| forge.drives);
         drives && worker.instance.is_absent() && worker.job().is_some()
     }
@@ -478,13 +453,8 @@ impl<'a> Planner<'a> {
     }
 
     fn hold_unseen(&mut self, worker: &Worker) {
-        let forge = worker
-            .forge()
-            .and_then(|name| self.observed.forges.get(name));
-        let reason = match (
-            self.observed.hypervisor.blind(),
-            forge.and_then(|f| f.sight.blind()),
-        ) {
+        let forge = worker.forge().and_then(|name| self.observed.forges.get(name));
+        let reason = match (self.observed.hypervisor.blind(), forge.and_then(|f| f.sight.blind())) {
             (Some(reason), _) => format!("the hypervisor cannot be seen: {reason}"),
             (None, Some(reason)) => format!("its forge cannot be seen: {reason}"),
             (None, None) if worker.record.is_none() => {
@@ -492,10 +462,7 @@ impl<'a> Planner<'a> {
             }
             (None, None) => return,
         };
-        self.hold(
-            Subject::Worker(worker.name.clone()),
-            WhyNot::Unseen { reason },
-        );
+        self.hold(Subject::Worker(worker.name.clone()), WhyNot::Unseen { reason });
     }
 
     fn retire(&mut self, worker: &Worker, why: Why) {
@@ -515,24 +482,12 @@ impl<'a> Planner<'a> {
             order.push(Unmake::Forget);
         }
         let forge = worker.forge().cloned();
-        self.act(
-            Step::Retire {
-                worker: worker.name.clone(),
-                forge,
-                order,
-            },
-            why,
-        );
+        self.act(Step::Retire { worker: worker.name.clone(), forge, order }, why);
     }
 
     /// Sees that every runner of a driven forge has its driver, and every mark is as it should be.
     fn attend(&mut self) {
-        for worker in self
-            .observed
-            .workers
-            .values()
-            .filter(|worker| worker.in_flight.is_none())
-        {
+        for worker in self.observed.workers.values().filter(|worker| worker.in_flight.is_none()) {
             let (Some(runner), Some(forge_name)) = (worker.runner.seen(), worker.forge()) else {
                 continue;
             };
@@ -549,11 +504,8 @@ impl<'a> Planner<'a> {
             let runner_id = runner.id.clone();
             if forge.drives && !worker.driven {
                 if !self.is_backing_off(&subject) {
-                    let step = Step::Attach {
-                        worker: worker_name,
-                        forge: forge_name,
-                        runner: runner_id,
-                    };
+                    let step =
+                        Step::Attach { worker: worker_name, forge: forge_name, runner: runner_id };
                     self.act(step, Why::Unattended);
                 }
                 continue;
@@ -608,12 +560,7 @@ impl<'a> Planner<'a> {
                 continue;
             };
             if !self.is_backing_off(&subject) {
-                self.act(
-                    Step::Release {
-                        reservation: reservation.id.clone(),
-                    },
-                    why,
-                );
+                self.act(Step::Release { reservation: reservation.id.clone() }, why);
             }
         }
     }
@@ -637,12 +584,7 @@ impl<'a> Planner<'a> {
                 },
             };
             if !observed.in_flight.contains(&subject) && !self.is_backing_off(&subject) {
-                self.act(
-                    Step::Build {
-                        recipe: profile.recipe.clone(),
-                    },
-                    why,
-                );
+                self.act(Step::Build { recipe: profile.recipe.clone() }, why);
             }
         }
         self.delete_images();
@@ -655,49 +597,29 @@ impl<'a> Planner<'a> {
             return;
         }
         let (observed, desired) = (self.observed, self.desired);
-        let mut kept: BTreeSet<&ImageId> = desired
-            .profiles
-            .iter()
-            .filter_map(|p| self.image_of(p))
-            .map(|i| &i.id)
-            .collect();
+        let mut kept: BTreeSet<&ImageId> =
+            desired.profiles.iter().filter_map(|p| self.image_of(p)).map(|i| &i.id).collect();
         for worker in observed.workers.values() {
             kept.extend(worker.record.as_ref().map(|record| &record.image));
             kept.extend(worker.instance.seen().map(|instance| &instance.image));
         }
-        for image in observed
-            .images
-            .iter()
-            .filter(|image| !kept.contains(&image.id))
-        {
+        for image in observed.images.iter().filter(|image| !kept.contains(&image.id)) {
             let subject = Subject::Image(image.id.clone());
-            let profile = desired
-                .profiles
-                .iter()
-                .find(|p| p.name == image.recipe.profile);
+            let profile = desired.profiles.iter().find(|p| p.name == image.recipe.profile);
             let why = match profile {
                 None => Why::ImageOfNoProfile,
                 Some(profile) if self.image_of(profile).is_some() => Why::Superseded,
                 Some(_) => continue,
             };
             if !observed.in_flight.contains(&subject) && !self.is_backing_off(&subject) {
-                self.act(
-                    Step::DeleteImage {
-                        image: image.id.clone(),
-                    },
-                    why,
-                );
+                self.act(Step::DeleteImage { image: image.id.clone() }, why);
             }
         }
     }
 
     /// The newest image of the profile's recipe.
     fn image_of(&self, profile: &Profile) -> Option<&'a Image> {
-        let images = self
-            .observed
-            .images
-            .iter()
-            .filter(|image| image.recipe == profile.recipe);
+        let images = self.observed.images.iter().filter(|image| image.recipe == profile.recipe);
         images.max_by_key(|image| (image.built_at, image.id.clone()))
     }
 
@@ -714,23 +636,13 @@ impl<'a> Planner<'a> {
         let desired = self.desired;
         let tallies = std::mem::take(&mut self.tallies);
         for (name, tally) in &tallies {
-            let profile = desired
-                .profiles
-                .iter()
-                .find(|profile| profile.name == *name);
+            let profile = desired.profiles.iter().find(|profile| profile.name == *name);
             let (wanted, max, why) = match profile {
                 None => (0, 0, Why::ProfileRemoved),
                 Some(_) if desired.draining => (0, 0, Why::Draining),
                 Some(profile) => {
                     let wanted = self.wanted(profile);
-                    (
-                        wanted,
-                        profile.max,
-                        Why::Surplus {
-                            idle: tally.free(),
-                            wanted,
-                        },
-                    )
+                    (wanted, profile.max, Why::Surplus { idle: tally.free(), wanted })
                 }
             };
             let over_max = tally.alive().saturating_sub(max);
@@ -753,11 +665,7 @@ impl<'a> Planner<'a> {
         for for_jobs in [true, false] {
             for profile in &desired.profiles {
                 let queued = self.demand.get(&profile.name).map_or(0, Vec::len) as u32;
-                let goal = if for_jobs {
-                    queued.min(profile.max)
-                } else {
-                    self.wanted(profile)
-                };
+                let goal = if for_jobs { queued.min(profile.max) } else { self.wanted(profile) };
                 let none = Tally::default();
                 let tally = self.tallies.get(&profile.name).unwrap_or(&none);
                 let planned = planned.entry(&profile.name).or_default();
@@ -769,10 +677,7 @@ impl<'a> Planner<'a> {
                 let why = if for_jobs {
                     Why::JobsWait { queued, free }
                 } else {
-                    Why::BelowMinIdle {
-                        free,
-                        min_idle: profile.min_idle,
-                    }
+                    Why::BelowMinIdle { free, min_idle: profile.min_idle }
                 };
                 let possible = missing.min(profile.max.saturating_sub(alive));
                 if possible < missing && for_jobs {
@@ -821,10 +726,15 @@ impl<'a> Planner<'a> {
             return 0;
         };
         for made in 0..count {
-            if let Some(shortage) = capacity.shortage(&self.used, &profile.resources) {
+            let mut used = self.used.clone();
+            if !for_jobs {
+                used.add(&self.set_aside);
+            }
+            if let Some(shortage) = capacity.shortage(&used, &profile.resources) {
                 let ever = profile.never_fits(capacity).is_none();
                 self.hold(subject, WhyNot::NoRoom { shortage, ever });
                 if for_jobs && ever {
+                    self.set_aside.add(&profile.resources);
                     self.make_room(profile, capacity);
                 }
                 return made;
@@ -864,17 +774,10 @@ impl<'a> Planner<'a> {
             }
         }
         let mut spare: Vec<&Worker> = Vec::new();
-        for (name, tally) in self
-            .tallies
-            .iter()
-            .filter(|(name, _)| **name != profile.name)
-        {
+        for (name, tally) in self.tallies.iter().filter(|(name, _)| **name != profile.name) {
             let queued = self.demand.get(name).map_or(0, Vec::len);
             let spared = tally.free() as usize - queued.min(tally.free() as usize);
-            let idle = tally
-                .idle
-                .iter()
-                .filter(|worker| !retiring.contains(&worker.name));
+            let idle = tally.idle.iter().filter(|worker| !retiring.contains(&worker.name));
             spare.extend(idle.take(spared));
         }
         spare.sort_by_key(|worker| worker.created_at());
@@ -895,12 +798,7 @@ impl<'a> Planner<'a> {
             if let Some(resources) = worker.holds() {
                 self.ending.add(resources);
             }
-            self.retire(
-                worker,
-                Why::MakesRoom {
-                    for_profile: profile.name.clone(),
-                },
-            );
+            self.retire(worker, Why::MakesRoom { for_profile: profile.name.clone() });
         }
     }
 }

@@ -124,23 +124,10 @@ impl Pool {
         let (publish, status) = watch::channel(Arc::new(Status::default()));
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let stop = CancellationToken::new();
-        let engine = Engine::new(
-            hands,
-            parts.pace,
-            desired,
-            records,
-            serial,
-            reservations,
-            publish,
-        );
+        let engine =
+            Engine::new(hands, parts.pace, desired, records, serial, reservations, publish);
         let task = tokio::spawn(engine.run(inbox, stop.clone()));
-        Ok(Self {
-            status,
-            commands,
-            events: parts.events,
-            stop,
-            task: Some(task),
-        })
+        Ok(Self { status, commands, events: parts.events, stop, task: Some(task) })
     }
 
     /// The pool as it was last seen. Never waits.
@@ -179,8 +166,7 @@ impl Pool {
     /// # Cancel safety
     /// Repeat it to be sure.
     pub async fn release(&self, id: &ReservationId) -> Result<()> {
-        self.ask(|answer| Command::Release(id.clone(), answer))
-            .await?
+        self.ask(|answer| Command::Release(id.clone(), answer)).await?
     }
 
     /// Offers these profiles from now on. Workers of a profile that is not offered any more are retired
@@ -218,10 +204,7 @@ impl Pool {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
         let gone = || Error::backend("pool", "answer", std::io::Error::other("it has ended"));
         let (answer, answered) = oneshot::channel();
-        self.commands
-            .send(command(answer))
-            .await
-            .map_err(|_| gone())?;
+        self.commands.send(command(answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
 }
@@ -242,26 +225,17 @@ pub(crate) fn check_profiles(
 ) -> Result<()> {
     for (index, profile) in profiles.iter().enumerate() {
         profile.check()?;
-        if profiles[..index]
-            .iter()
-            .any(|other| other.name == profile.name)
-        {
+        if profiles[..index].iter().any(|other| other.name == profile.name) {
             let what = format!("profile {}", profile.name);
             return Err(Error::invalid(what, "there are two of that name"));
         }
         let Some(forge) = forges.get(&profile.forge) else {
             let names: Vec<&str> = forges.keys().map(ForgeName::as_str).collect();
             let what = format!("forge {} of profile {}", profile.forge, profile.name);
-            return Err(Error::invalid(
-                what,
-                format!("use one of: {}", names.join(", ")),
-            ));
+            return Err(Error::invalid(what, format!("use one of: {}", names.join(", "))));
         };
         if !forge.capabilities().guest_pulls && !hypervisor.capabilities().guest {
-            let what = format!(
-                "forge {}, which needs guests, on this hypervisor",
-                profile.forge
-            );
+            let what = format!("forge {}, which needs guests, on this hypervisor", profile.forge);
             return Err(Error::unsupported(what));
         }
     }

@@ -49,10 +49,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            start: Duration::from_secs(120),
-            offline: Duration::from_secs(120),
-        }
+        Self { start: Duration::from_secs(120), offline: Duration::from_secs(120) }
     }
 }
 
@@ -75,11 +72,7 @@ impl Profile {
 
     /// Whether workers of this profile may run `job`, leaving reservations aside.
     pub fn serves(&self, job: &QueuedJob) -> bool {
-        if job
-            .profile
-            .as_ref()
-            .is_some_and(|wanted| *wanted != self.name)
-        {
+        if job.profile.as_ref().is_some_and(|wanted| *wanted != self.name) {
             return false;
         }
         if job.profile.is_none() && job.labels.is_empty() && job.reserved_for.is_none() {
@@ -102,10 +95,7 @@ impl Profile {
     /// `Invalid` naming the field and the rule.
     pub fn check(&self) -> Result<()> {
         let refuse = |field: &str, reason: &str| {
-            Err(Error::invalid(
-                format!("{field} of profile {}", self.name),
-                reason,
-            ))
+            Err(Error::invalid(format!("{field} of profile {}", self.name), reason))
         };
         if self.recipe.profile != self.name {
             return refuse("recipe", "it is for another profile");

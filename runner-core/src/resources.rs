@@ -43,13 +43,7 @@ pub struct Shortage {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            resource,
-            needed,
-            free,
-            total,
-            unit,
-        } = self;
+        let Self { resource, needed, free, total, unit } = self;
         let space = if unit.is_empty() { "" } else { " " };
         write!(
             f,
@@ -100,33 +94,19 @@ impl Resources {
                 unit: unit.to_owned(),
             })
         };
-        check(
-            "vCPUs",
-            self.vcpus.into(),
-            used.vcpus.into(),
-            more.vcpus.into(),
-            "",
-        )
-        .or_else(|| {
-            check(
-                "memory",
-                self.memory_mib,
-                used.memory_mib,
-                more.memory_mib,
-                "MiB",
-            )
-        })
-        .or_else(|| {
-            let (total, used) = (self.huge_memory_mib, used.huge_memory_mib);
-            check("huge pages", total, used, more.huge_memory_mib, "MiB")
-        })
-        .or_else(|| check("disk", self.disk_mib, used.disk_mib, more.disk_mib, "MiB"))
-        .or_else(|| {
-            more.counters.iter().find_map(|(name, needed)| {
-                let of = |r: &Resources| r.counters.get(name).copied().unwrap_or(0);
-                check(name, of(self), of(used), *needed, "")
+        check("vCPUs", self.vcpus.into(), used.vcpus.into(), more.vcpus.into(), "")
+            .or_else(|| check("memory", self.memory_mib, used.memory_mib, more.memory_mib, "MiB"))
+            .or_else(|| {
+                let (total, used) = (self.huge_memory_mib, used.huge_memory_mib);
+                check("huge pages", total, used, more.huge_memory_mib, "MiB")
             })
-        })
+            .or_else(|| check("disk", self.disk_mib, used.disk_mib, more.disk_mib, "MiB"))
+            .or_else(|| {
+                more.counters.iter().find_map(|(name, needed)| {
+                    let of = |r: &Resources| r.counters.get(name).copied().unwrap_or(0);
+                    check(name, of(self), of(used), *needed, "")
+                })
+            })
     }
 }
 
@@ -136,45 +116,18 @@ mod tests {
 
     #[test]
     fn the_shortage_is_explained_with_numbers() {
-        let host = Resources {
-            vcpus: 4,
-            memory_mib: 1024,
-            ..Default::default()
-        };
-        let used = Resources {
-            vcpus: 2,
-            memory_mib: 768,
-            ..Default::default()
-        };
-        let more = Resources {
-            vcpus: 1,
-            memory_mib: 512,
-            ..Default::default()
-        };
+        let host = Resources { vcpus: 4, memory_mib: 1024, ..Default::default() };
+        let used = Resources { vcpus: 2, memory_mib: 768, ..Default::default() };
+        let more = Resources { vcpus: 1, memory_mib: 512, ..Default::default() };
         let shortage = host.shortage(&used, &more).unwrap();
-        assert_eq!(
-            shortage.to_string(),
-            "memory: 512 MiB needed, 256 MiB of 1024 MiB free"
-        );
+        assert_eq!(shortage.to_string(), "memory: 512 MiB needed, 256 MiB of 1024 MiB free");
         assert_eq!(host.shortage(&Resources::default(), &more), None);
     }
 
     #[test]
     fn an_unknown_counter_never_fits() {
-        let host = Resources {
-            vcpus: 4,
-            memory_mib: 1024,
-            ..Default::default()
-        };
-        let more = Resources {
-            counters: [("gpu".to_owned(), 1)].into(),
-            ..Default::default()
-        };
-        assert_eq!(
-            host.shortage(&Resources::default(), &more)
-                .unwrap()
-                .resource,
-            "gpu"
-        );
+        let host = Resources { vcpus: 4, memory_mib: 1024, ..Default::default() };
+        let more = Resources { counters: [("gpu".to_owned(), 1)].into(), ..Default::default() };
+        assert_eq!(host.shortage(&Resources::default(), &more).unwrap().resource, "gpu");
     }
 }

@@ -96,23 +96,12 @@ impl Store {
         let mut connection =
             Connection::open_in_memory().map_err(|error| failed("open in memory", error))?;
         prepare(&mut connection).map_err(|error| failed("prepare in memory", error))?;
-        Ok(Self::new(
-            None,
-            Open {
-                connection,
-                inode: 0,
-            },
-            Renewal::default(),
-        ))
+        Ok(Self::new(None, Open { connection, inode: 0 }, Renewal::default()))
     }
 
     fn new(path: Option<PathBuf>, open: Open, renewal: Renewal) -> Self {
         let renewed = watch::channel(renewal).0;
-        Self(Arc::new(Inner {
-            path,
-            open: Mutex::new(open),
-            renewed,
-        }))
+        Self(Arc::new(Inner { path, open: Mutex::new(open), renewed }))
     }
 
     /// Tells when the store was begun anew.
@@ -178,9 +167,8 @@ impl Store {
     pub(crate) async fn records(&self) -> Result<(Vec<Record>, u64)> {
         self.write("read the workers", |tx| {
             let mut statement = tx.prepare("SELECT json FROM workers ORDER BY name")?;
-            let records = statement
-                .query_map([], json_column::<Record>)?
-                .collect::<Result<_, _>>()?;
+            let records =
+                statement.query_map([], json_column::<Record>)?.collect::<Result<_, _>>()?;
             let serial = tx.query_row(
                 "SELECT coalesce((SELECT value FROM meta WHERE key = 'next_serial'), '1')",
                 [],
@@ -220,8 +208,7 @@ impl Store {
     /// Removes a record.
     pub(crate) async fn remove_record(&self, name: WorkerName) -> Result<()> {
         self.write("remove a worker", move |tx| {
-            tx.execute("DELETE FROM workers WHERE name = ?1", [name.as_str()])
-                .map(|_| ())
+            tx.execute("DELETE FROM workers WHERE name = ?1", [name.as_str()]).map(|_| ())
         })
         .await
     }
@@ -230,9 +217,7 @@ impl Store {
     pub(crate) async fn reservations(&self) -> Result<Vec<Reservation>> {
         self.write("read the reservations", |tx| {
             let mut statement = tx.prepare("SELECT json FROM reservations ORDER BY id")?;
-            statement
-                .query_map([], json_column::<Reservation>)?
-                .collect()
+            statement.query_map([], json_column::<Reservation>)?.collect()
         })
         .await
     }
@@ -259,8 +244,7 @@ impl Store {
     /// Removes a reservation, durably.
     pub(crate) async fn remove_reservation(&self, id: crate::name::ReservationId) -> Result<()> {
         self.write_durably("remove a reservation", move |tx| {
-            tx.execute("DELETE FROM reservations WHERE id = ?1", [id.as_str()])
-                .map(|_| ())
+            tx.execute("DELETE FROM reservations WHERE id = ?1", [id.as_str()]).map(|_| ())
         })
         .await
     }
@@ -268,9 +252,7 @@ impl Store {
     /// The number of the last event.
     pub(crate) async fn last_event(&self) -> Result<u64> {
         self.write("read the last event", |tx| {
-            tx.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| {
-                row.get(0)
-            })
+            tx.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))
         })
         .await
     }
@@ -292,10 +274,7 @@ impl Store {
                 ])?;
             }
             let newest = events.last().map_or(0, |event| event.id);
-            tx.execute(
-                "DELETE FROM events WHERE id <= ?1",
-                [newest.saturating_sub(EVENTS_KEPT)],
-            )?;
+            tx.execute("DELETE FROM events WHERE id <= ?1", [newest.saturating_sub(EVENTS_KEPT)])?;
             Ok(())
         })
         .await
@@ -306,9 +285,7 @@ impl Store {
         self.write("read events", move |tx| {
             let mut statement =
                 tx.prepare_cached("SELECT json FROM events WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-            statement
-                .query_map(params![after, limit], json_column::<Event>)?
-                .collect()
+            statement.query_map(params![after, limit], json_column::<Event>)?.collect()
         })
         .await
     }
@@ -334,9 +311,7 @@ impl Inner {
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         // A panic in a transaction rolled it back, so the connection is sound.
-        self.open
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Writes the file anew when it is not the one that is open.
@@ -380,10 +355,7 @@ impl Inner {
     /// Moves a damaged file aside and begins with an empty one.
     fn begin_anew(&self, open: &mut Open, error: &str) -> Result<()> {
         let Some(path) = &self.path else {
-            return Err(failed(
-                "go on in memory",
-                std::io::Error::other(error.to_owned()),
-            ));
+            return Err(failed("go on in memory", std::io::Error::other(error.to_owned())));
         };
         let mut kept = String::new();
         replace(open, || {
@@ -394,9 +366,7 @@ impl Inner {
             remove_side_files(path);
             open_file(path).map_err(|error| failed("begin a new store", error))
         })?;
-        self.say_renewed(format!(
-            "the store was damaged ({error}); a new one was begun{kept}"
-        ));
+        self.say_renewed(format!("the store was damaged ({error}); a new one was begun{kept}"));
         Ok(())
     }
 
@@ -412,10 +382,7 @@ impl Inner {
 /// Closes the file before `reopen` makes its successor, so that SQLite never has both open.
 fn replace(open: &mut Open, reopen: impl FnOnce() -> Result<Open>) -> Result<()> {
     let nothing = Connection::open_in_memory().map_err(|error| failed("close", error))?;
-    *open = Open {
-        connection: nothing,
-        inode: 0,
-    };
+    *open = Open { connection: nothing, inode: 0 };
     *open = reopen()?;
     Ok(())
 }
@@ -435,21 +402,13 @@ fn run<T>(
 fn open_file(path: &Path) -> rusqlite::Result<Open> {
     // SQLite gives its side files the mode of the main file, which may hold secrets in jobs.
     let mut options = fs::OpenOptions::new();
-    options
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600);
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
     let made = options.open(path).and_then(|file| file.metadata());
     let inode = match made {
         Ok(metadata) => metadata.ino(),
         Err(error) => {
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
-            return Err(rusqlite::Error::SqliteFailure(
-                code,
-                Some(error.to_string()),
-            ));
+            return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
         }
     };
     let mut connection = Connection::open(path)?;
@@ -467,15 +426,13 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
         return Err(rusqlite::Error::SqliteFailure(code, Some(check)));
     }
-    Migrations::from_slice(MIGRATIONS)
-        .to_latest(connection)
-        .map_err(|error| match error {
-            rusqlite_migration::Error::RusqliteError { err, .. } => err,
-            other => {
-                let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR);
-                rusqlite::Error::SqliteFailure(code, Some(other.to_string()))
-            }
-        })
+    Migrations::from_slice(MIGRATIONS).to_latest(connection).map_err(|error| match error {
+        rusqlite_migration::Error::RusqliteError { err, .. } => err,
+        other => {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR);
+            rusqlite::Error::SqliteFailure(code, Some(other.to_string()))
+        }
+    })
 }
 
 /// Whether the file itself is unusable, rather than the disk full or the caller wrong.
@@ -486,9 +443,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
             let is_short_read = code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ;
             matches!(code.code, DatabaseCorrupt | NotADatabase)
                 || (code.code == SystemIoFailure && is_short_read)
-                || text
-                    .as_ref()
-                    .is_some_and(|text| text.starts_with("no such table"))
+                || text.as_ref().is_some_and(|text| text.starts_with("no such table"))
         }
         rusqlite::Error::SqlInputError { msg, .. } => msg.starts_with("no such table"),
         _ => false,
@@ -497,10 +452,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 
 fn move_aside(path: &Path) -> Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(
-        ".damaged-{}",
-        Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ")
-    ));
+    name.push(format!(".damaged-{}", Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ")));
     let aside = path.with_file_name(name);
     fs::rename(path, &aside)
         .map_err(|error| failed(format!("move {} aside", path.display()), error))?;

@@ -73,16 +73,10 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::JobsWait { queued, free } => {
-                write!(
-                    f,
-                    "jobs waiting: {queued}, workers ready or on their way: {free}"
-                )
+                write!(f, "jobs waiting: {queued}, workers ready or on their way: {free}")
             }
             Self::BelowMinIdle { free, min_idle } => {
-                write!(
-                    f,
-                    "workers ready or on their way: {free}, to keep ready: {min_idle}"
-                )
+                write!(f, "workers ready or on their way: {free}, to keep ready: {min_idle}")
             }
             Self::Over(ending) => ending.fmt(f),
             Self::SilentOrphan => f.write_str(
@@ -152,23 +146,14 @@ impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unseen { reason } => f.write_str(reason),
-            Self::NoRoom {
-                shortage,
-                ever: true,
-            } => write!(f, "no room: {shortage}"),
-            Self::NoRoom {
-                shortage,
-                ever: false,
-            } => {
+            Self::NoRoom { shortage, ever: true } => write!(f, "no room: {shortage}"),
+            Self::NoRoom { shortage, ever: false } => {
                 write!(f, "it can never fit on this host: {shortage}")
             }
             Self::AtMax { max } => write!(f, "the profile has all of its {max} workers"),
             Self::NoImage => f.write_str("its image is not built yet"),
             Self::BackingOff { until, error } => {
-                write!(
-                    f,
-                    "the last try failed ({error}), the next one is at {until:.0}"
-                )
+                write!(f, "the last try failed ({error}), the next one is at {until:.0}")
             }
             Self::NoProfileServes { labels } if labels.is_empty() => {
                 f.write_str("no profile of that name is offered")

@@ -166,18 +166,10 @@ impl fmt::Display for Ending {
             Self::Vanished => f.write_str("its machine is not there"),
             Self::NeverRegistered => f.write_str("it was never registered: its maker died"),
             Self::StartTimedOut(limit) => {
-                write!(
-                    f,
-                    "its runner did not come online within {} s",
-                    limit.as_secs()
-                )
+                write!(f, "its runner did not come online within {} s", limit.as_secs())
             }
             Self::LostContact(limit) => {
-                write!(
-                    f,
-                    "its runner was offline for more than {} s",
-                    limit.as_secs()
-                )
+                write!(f, "its runner was offline for more than {} s", limit.as_secs())
             }
             Self::Orphan => f.write_str("no record explains this machine, and nothing runs in it"),
             Self::Ghost => f.write_str("no record or machine belongs to this registration"),
@@ -204,10 +196,7 @@ impl Worker {
 
     /// Its forge, as recorded or where it was seen.
     pub fn forge(&self) -> Option<&ForgeName> {
-        self.record
-            .as_ref()
-            .map(|record| &record.forge)
-            .or(self.seen_at.as_ref())
+        self.record.as_ref().map(|record| &record.forge).or(self.seen_at.as_ref())
     }
 
     /// The job its runner has, where the forge tells.
@@ -238,13 +227,7 @@ impl Worker {
 
     /// Where it is in its life.
     pub fn phase(&self, timeouts: &Timeouts, now: Timestamp) -> Phase {
-        let busy = matches!(
-            self.runner.seen(),
-            Some(Runner {
-                status: RunnerStatus::Busy(_),
-                ..
-            })
-        );
+        let busy = matches!(self.runner.seen(), Some(Runner { status: RunnerStatus::Busy(_), .. }));
         match self.in_flight {
             _ if busy => (),
             Some(Flight::Making) => return Phase::Starting,

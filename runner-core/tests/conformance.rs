@@ -19,10 +19,7 @@ use runner_core::{
 
 fn recipe() -> Recipe {
     let profile = ProfileName::new(PROFILE).unwrap();
-    Recipe {
-        profile,
-        kind: RecipeKind::Micro {},
-    }
+    Recipe { profile, kind: RecipeKind::Micro {} }
 }
 
 fn spec(name: &str) -> InstanceSpec {
@@ -42,11 +39,7 @@ fn spec(name: &str) -> InstanceSpec {
         name: WorkerName::new(name).unwrap(),
         profile: recipe().profile,
         image,
-        resources: Resources {
-            vcpus: 1,
-            memory_mib: 256,
-            ..Resources::default()
-        },
+        resources: Resources { vcpus: 1, memory_mib: 256, ..Resources::default() },
         network: Network::Open,
         user_data: None,
     }
@@ -85,12 +78,7 @@ mod fake_builder {
 
     fn fixture() -> Option<ImageFixture> {
         let builder: Arc<dyn ImageBuilder> = Arc::new(world().builder());
-        Some(ImageFixture {
-            builder,
-            recipe: recipe(),
-            has_files: false,
-            keep: Box::new(()),
-        })
+        Some(ImageFixture { builder, recipe: recipe(), has_files: false, keep: Box::new(()) })
     }
 
     runner_core::image_conformance!(fixture());
@@ -128,11 +116,7 @@ mod fake_forge {
     fn fixture() -> Option<ForgeFixture> {
         let (world, name) = (world(), ForgeName::new("fake").unwrap());
         let forge = Arc::new(world.forge(name.clone()));
-        Some(ForgeFixture {
-            forge,
-            world: Box::new(Side(world, name)),
-            keep: Box::new(()),
-        })
+        Some(ForgeFixture { forge, world: Box::new(Side(world, name)), keep: Box::new(()) })
     }
 
     runner_core::forge_conformance!(fixture());
@@ -159,10 +143,8 @@ mod local_queue {
                 let hypervisor = self.1.hypervisor();
                 hypervisor.create(&spec(name.as_str())).await.unwrap();
                 let guest = hypervisor.guest(&name).await.unwrap();
-                let (queue, id) = (
-                    self.0.clone(),
-                    runner_core::RunnerId::new(name.as_str()).unwrap(),
-                );
+                let (queue, id) =
+                    (self.0.clone(), runner_core::RunnerId::new(name.as_str()).unwrap());
                 tokio::spawn(async move { queue.drive(&id, guest).await });
             }
             .boxed()
@@ -184,15 +166,9 @@ mod local_queue {
         let store = Store::in_memory().unwrap();
         let events = EventLog::open(store.clone()).await.unwrap();
         let limits = LocalLimits::default();
-        let queue = LocalQueue::open(store, events, Clock::system(), limits)
-            .await
-            .unwrap();
+        let queue = LocalQueue::open(store, events, Clock::system(), limits).await.unwrap();
         let world = Box::new(Side(queue.clone(), world()));
-        Some(ForgeFixture {
-            forge: Arc::new(queue),
-            world,
-            keep: Box::new(()),
-        })
+        Some(ForgeFixture { forge: Arc::new(queue), world, keep: Box::new(()) })
     }
 
     runner_core::forge_conformance!(fixture().await);
@@ -201,17 +177,10 @@ mod local_queue {
 /// Labels are compared without regard to case, and a profile's name is one of its labels.
 #[test]
 fn a_profile_offers_its_labels_and_its_name() {
-    let mut profile = runner_core::Profile::new(
-        ForgeName::new("local").unwrap(),
-        recipe(),
-        Resources::default(),
-    );
+    let mut profile =
+        runner_core::Profile::new(ForgeName::new("local").unwrap(), recipe(), Resources::default());
     profile.labels = BTreeSet::from([runner_core::Label::new("Linux").unwrap()]);
-    let labels = |text: &[&str]| {
-        text.iter()
-            .map(|t| runner_core::Label::new(t).unwrap())
-            .collect()
-    };
+    let labels = |text: &[&str]| text.iter().map(|t| runner_core::Label::new(t).unwrap()).collect();
     assert!(profile.offers(&labels(&["linux", "A"])));
     assert!(!profile.offers(&labels(&["linux", "gpu"])));
 }

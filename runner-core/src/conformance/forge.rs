@@ -42,9 +42,7 @@ where
     F: Future<Output = ()>,
 {
     let fixture = Arc::new(fixture);
-    tokio::time::timeout(LIMIT, test(fixture))
-        .await
-        .expect("the test took too long");
+    tokio::time::timeout(LIMIT, test(fixture)).await.expect("the test took too long");
 }
 
 impl ForgeFixture {
@@ -54,9 +52,7 @@ impl ForgeFixture {
 
     async fn runner(&self, name: &str) -> Option<Runner> {
         let runners = self.forge.runners().await.expect("list");
-        runners
-            .into_iter()
-            .find(|runner| runner.name.as_str() == name)
+        runners.into_iter().find(|runner| runner.name.as_str() == name)
     }
 
     async fn queued(&self) -> usize {
@@ -105,10 +101,7 @@ pub async fn what_is_registered_is_listed(fixture: Fixture) {
     let listed = fixture.forge.runners().await.expect("list");
     let names: Vec<&str> = listed.iter().map(|runner| runner.name.as_str()).collect();
     assert_eq!(names, ["a-1"]);
-    assert_eq!(
-        (&listed[0].id, &listed[0].status),
-        (&id, &RunnerStatus::Offline)
-    );
+    assert_eq!((&listed[0].id, &listed[0].status), (&id, &RunnerStatus::Offline));
 }
 
 /// For which the last answer holds.
@@ -116,10 +109,7 @@ pub async fn register_twice_is_one_runner(fixture: Fixture) {
     fixture.register("a-1").await;
     let id = fixture.register("a-1").await;
     let listed = fixture.forge.runners().await.expect("list");
-    assert_eq!(
-        listed.iter().map(|runner| &runner.id).collect::<Vec<_>>(),
-        [&id]
-    );
+    assert_eq!(listed.iter().map(|runner| &runner.id).collect::<Vec<_>>(), [&id]);
 }
 
 /// When it returns.
@@ -173,66 +163,33 @@ pub async fn a_waiting_job_is_listed_until_it_runs(fixture: Fixture) {
     fixture.world.submit().await;
     assert_eq!(fixture.queued().await, 1);
     fixture.register("a-1").await;
-    assert_eq!(
-        fixture.queued().await,
-        1,
-        "a runner that is offline takes nothing"
-    );
+    assert_eq!(fixture.queued().await, 1, "a runner that is offline takes nothing");
     fixture.world.bring_online(worker("a-1")).await;
-    fixture
-        .until("a-1", |runner| is_busy(runner.as_ref()))
-        .await;
+    fixture.until("a-1", |runner| is_busy(runner.as_ref())).await;
     assert_eq!(fixture.queued().await, 0);
     fixture.world.finish(worker("a-1")).await;
-    fixture
-        .until("a-1", |runner| !is_busy(runner.as_ref()))
-        .await;
-    assert_eq!(
-        fixture.queued().await,
-        0,
-        "a job that ran does not wait again"
-    );
+    fixture.until("a-1", |runner| !is_busy(runner.as_ref())).await;
+    assert_eq!(fixture.queued().await, 0, "a job that ran does not wait again");
 }
 
 /// A running job is sacred.
 pub async fn a_busy_runner_is_not_deregistered(fixture: Fixture) {
     let id = fixture.busy("a-1").await;
-    let error = fixture
-        .forge
-        .deregister(&id)
-        .await
-        .expect_err("it has a job");
+    let error = fixture.forge.deregister(&id).await.expect_err("it has a job");
     assert!(error.is_busy(), "{error:?}");
-    assert!(
-        is_busy(fixture.runner("a-1").await.as_ref()),
-        "the job goes on"
-    );
+    assert!(is_busy(fixture.runner("a-1").await.as_ref()), "the job goes on");
     fixture.world.finish(worker("a-1")).await;
-    fixture
-        .until("a-1", |runner| !is_busy(runner.as_ref()))
-        .await;
-    fixture
-        .forge
-        .deregister(&id)
-        .await
-        .expect("its job is over");
+    fixture.until("a-1", |runner| !is_busy(runner.as_ref())).await;
+    fixture.forge.deregister(&id).await.expect("its job is over");
     assert!(fixture.runner("a-1").await.is_none());
 }
 
 /// The name is taken.
 pub async fn a_busy_runner_is_not_registered_again(fixture: Fixture) {
     fixture.busy("a-1").await;
-    let error = fixture
-        .forge
-        .register(&spec("a-1"))
-        .await
-        .err()
-        .expect("it has a job");
+    let error = fixture.forge.register(&spec("a-1")).await.err().expect("it has a job");
     assert!(error.is_busy(), "{error:?}");
-    assert!(
-        is_busy(fixture.runner("a-1").await.as_ref()),
-        "the job goes on"
-    );
+    assert!(is_busy(fixture.runner("a-1").await.as_ref()), "the job goes on");
 }
 
 /// Another job waits for another runner.
@@ -240,16 +197,11 @@ pub async fn a_runner_takes_one_job_only(fixture: Fixture) {
     fixture.busy("a-1").await;
     fixture.world.submit().await;
     fixture.world.finish(worker("a-1")).await;
-    fixture
-        .until("a-1", |runner| !is_busy(runner.as_ref()))
-        .await;
+    fixture.until("a-1", |runner| !is_busy(runner.as_ref())).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(fixture.queued().await, 1);
     let idle = |runner: Runner| runner.status == RunnerStatus::Idle;
-    assert!(
-        !fixture.runner("a-1").await.is_some_and(idle),
-        "it is never idle again"
-    );
+    assert!(!fixture.runner("a-1").await.is_some_and(idle), "it is never idle again");
 }
 
 /// A runner without a job, whose machine died.
@@ -268,37 +220,20 @@ pub async fn a_mark_is_listed_and_taken_away(fixture: Fixture) {
     let reservation = ReservationId::new("mine").expect("a valid id");
     let id = fixture.register("a-1").await;
     fixture.world.bring_online(worker("a-1")).await;
-    fixture
-        .until("a-1", |r| r.is_some_and(|r| r.status == RunnerStatus::Idle))
-        .await;
+    fixture.until("a-1", |r| r.is_some_and(|r| r.status == RunnerStatus::Idle)).await;
     for _ in 0..2 {
-        fixture
-            .forge
-            .reserve(&id, &reservation)
-            .await
-            .expect("reserve");
+        fixture.forge.reserve(&id, &reservation).await.expect("reserve");
         let listed = fixture.runner("a-1").await.expect("listed");
         assert_eq!(listed.reserved_for.as_ref(), Some(&reservation));
     }
     fixture.world.submit().await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(
-        fixture.queued().await,
-        1,
-        "a reserved runner takes no other job"
-    );
+    assert_eq!(fixture.queued().await, 1, "a reserved runner takes no other job");
     for _ in 0..2 {
         fixture.forge.release(&id).await.expect("release");
     }
-    fixture
-        .until("a-1", |runner| is_busy(runner.as_ref()))
-        .await;
-    assert!(
-        fixture
-            .runner("a-1")
-            .await
-            .is_some_and(|runner| runner.reserved_for.is_none())
-    );
+    fixture.until("a-1", |runner| is_busy(runner.as_ref())).await;
+    assert!(fixture.runner("a-1").await.is_some_and(|runner| runner.reserved_for.is_none()));
 }
 
 /// Until the first mark is taken away.
@@ -309,17 +244,9 @@ pub async fn a_marked_runner_is_not_marked_for_another(fixture: Fixture) {
     let [mine, yours] = ["mine", "yours"].map(|id| ReservationId::new(id).expect("a valid id"));
     let id = fixture.register("a-1").await;
     fixture.forge.reserve(&id, &mine).await.expect("reserve");
-    let error = fixture
-        .forge
-        .reserve(&id, &yours)
-        .await
-        .expect_err("it is marked");
+    let error = fixture.forge.reserve(&id, &yours).await.expect_err("it is marked");
     assert!(error.is_busy(), "{error:?}");
     let unknown = RunnerId::new("4711").expect("a valid id");
-    let error = fixture
-        .forge
-        .reserve(&unknown, &mine)
-        .await
-        .expect_err("it does not exist");
+    let error = fixture.forge.reserve(&unknown, &mine).await.expect_err("it does not exist");
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
 }

@@ -45,24 +45,10 @@ pub async fn run<F>(fixture: HypervisorFixture, test: impl FnOnce(Bench) -> F)
 where
     F: Future<Output = ()>,
 {
-    let HypervisorFixture {
-        hypervisor,
-        spec,
-        reopen,
-        power_off,
-        keep,
-    } = fixture;
+    let HypervisorFixture { hypervisor, spec, reopen, power_off, keep } = fixture;
     let current: Current = Arc::new(Mutex::new(Some(hypervisor.clone())));
-    let bench = Bench {
-        hypervisor,
-        spec,
-        reopen,
-        power_off,
-        current: current.clone(),
-    };
-    let outcome = AssertUnwindSafe(tokio::time::timeout(LIMIT, test(bench)))
-        .catch_unwind()
-        .await;
+    let bench = Bench { hypervisor, spec, reopen, power_off, current: current.clone() };
+    let outcome = AssertUnwindSafe(tokio::time::timeout(LIMIT, test(bench))).catch_unwind().await;
     let left = current.lock().ok().and_then(|mut current| current.take());
     if let Some(hypervisor) = left {
         clean(&*hypervisor).await;
@@ -77,11 +63,7 @@ where
 async fn clean(hypervisor: &dyn Hypervisor) {
     for instance in hypervisor.instances().await.unwrap_or_default() {
         if let Err(error) = hypervisor.destroy(&instance.name).await {
-            eprintln!(
-                "left over: {}: {}",
-                instance.name,
-                crate::error::chain(&error)
-            );
+            eprintln!("left over: {}: {}", instance.name, crate::error::chain(&error));
         }
     }
 }
@@ -101,18 +83,12 @@ impl Bench {
     }
 
     async fn create(&self, name: &str) -> Instance {
-        self.hypervisor
-            .create(&(self.spec)(name))
-            .await
-            .expect("create")
+        self.hypervisor.create(&(self.spec)(name)).await.expect("create")
     }
 
     async fn names(&self) -> BTreeSet<String> {
         let instances = self.hypervisor.instances().await.expect("list");
-        instances
-            .into_iter()
-            .map(|instance| instance.name.to_string())
-            .collect()
+        instances.into_iter().map(|instance| instance.name.to_string()).collect()
     }
 
     async fn guest(&self, name: &str) -> Arc<dyn Guest> {
@@ -124,11 +100,7 @@ impl Bench {
 
     async fn done(self) {
         clean(&*self.hypervisor).await;
-        assert_eq!(
-            self.names().await,
-            BTreeSet::new(),
-            "everything is destroyed in the end"
-        );
+        assert_eq!(self.names().await, BTreeSet::new(), "everything is destroyed in the end");
     }
 }
 
@@ -150,9 +122,7 @@ async fn output(guest: &dyn Guest, id: &str, command: &Command) -> (String, Stri
         Output::Stdout(text) => stdout.extend_from_slice(text),
         Output::Stderr(text) => stderr.extend_from_slice(text),
     };
-    let exit = exec(guest, &process(id), command, take)
-        .await
-        .expect("exec");
+    let exit = exec(guest, &process(id), command, take).await.expect("exec");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     (text(stdout), text(stderr), exit)
 }
@@ -169,10 +139,7 @@ macro_rules! needs {
 /// A host without room could not run anything.
 pub async fn capacity_is_more_than_nothing(bench: Bench) {
     let capacity = bench.hypervisor.capacity().await.expect("capacity");
-    assert!(
-        capacity.vcpus > 0 && capacity.memory_mib > 0,
-        "{capacity:?}"
-    );
+    assert!(capacity.vcpus > 0 && capacity.memory_mib > 0, "{capacity:?}");
     bench.done().await;
 }
 
@@ -183,10 +150,7 @@ pub async fn what_is_created_is_listed(bench: Bench) {
     let listed = bench.hypervisor.instances().await.expect("list");
     assert_eq!(listed, vec![created.clone()]);
     assert_eq!((created.name, created.profile), (spec.name, spec.profile));
-    assert_eq!(
-        (created.image, created.resources),
-        (spec.image.id, spec.resources)
-    );
+    assert_eq!((created.image, created.resources), (spec.image.id, spec.resources));
     assert_eq!(created.state, InstanceState::Running);
     bench.done().await;
 }
@@ -201,17 +165,10 @@ pub async fn create_twice_is_one_instance(bench: Bench) {
 
 /// Created and destroyed concurrently, each for itself.
 pub async fn several_at_once_do_not_disturb_each_other(bench: Bench) {
-    futures::join!(
-        bench.create("a-1"),
-        bench.create("a-2"),
-        bench.create("b-1")
-    );
+    futures::join!(bench.create("a-1"), bench.create("a-2"), bench.create("b-1"));
     assert_eq!(bench.names().await.len(), 3);
     let (first, third) = (worker("a-1"), worker("b-1"));
-    let ends = futures::join!(
-        bench.hypervisor.destroy(&first),
-        bench.hypervisor.destroy(&third)
-    );
+    let ends = futures::join!(bench.hypervisor.destroy(&first), bench.hypervisor.destroy(&third));
     assert!(ends.0.is_ok() && ends.1.is_ok());
     assert_eq!(bench.names().await, BTreeSet::from(["a-2".to_owned()]));
     bench.done().await;
@@ -220,11 +177,7 @@ pub async fn several_at_once_do_not_disturb_each_other(bench: Bench) {
 /// When destroy returns, nothing is left to list.
 pub async fn destroy_removes_it_from_the_list(bench: Bench) {
     bench.create("a-1").await;
-    bench
-        .hypervisor
-        .destroy(&worker("a-1"))
-        .await
-        .expect("destroy");
+    bench.hypervisor.destroy(&worker("a-1")).await.expect("destroy");
     assert!(bench.names().await.is_empty());
     bench.done().await;
 }
@@ -232,26 +185,14 @@ pub async fn destroy_removes_it_from_the_list(bench: Bench) {
 /// Unmaking is idempotent.
 pub async fn destroy_twice_is_fine(bench: Bench) {
     bench.create("a-1").await;
-    bench
-        .hypervisor
-        .destroy(&worker("a-1"))
-        .await
-        .expect("once");
-    bench
-        .hypervisor
-        .destroy(&worker("a-1"))
-        .await
-        .expect("twice");
+    bench.hypervisor.destroy(&worker("a-1")).await.expect("once");
+    bench.hypervisor.destroy(&worker("a-1")).await.expect("twice");
     bench.done().await;
 }
 
 /// What is not there is destroyed already.
 pub async fn destroy_of_what_never_was_is_fine(bench: Bench) {
-    bench
-        .hypervisor
-        .destroy(&worker("never-1"))
-        .await
-        .expect("destroy");
+    bench.hypervisor.destroy(&worker("never-1")).await.expect("destroy");
     bench.done().await;
 }
 
@@ -264,10 +205,7 @@ pub async fn a_dropped_create_leaves_nothing_hidden(bench: Bench) {
         drop(tokio::time::timeout(Duration::from_millis(wait), create).await);
         bench.names().await;
         bench.hypervisor.destroy(&spec.name).await.expect("destroy");
-        assert!(
-            !bench.names().await.contains(&name),
-            "{name} is there after {wait} ms"
-        );
+        assert!(!bench.names().await.contains(&name), "{name} is there after {wait} ms");
     }
     bench.done().await;
 }
@@ -290,29 +228,17 @@ pub async fn a_dropped_destroy_can_be_repeated(bench: Bench) {
 pub async fn what_does_not_fit_is_refused(bench: Bench) {
     let mut spec = (bench.spec)("huge-1");
     spec.resources.memory_mib = 1 << 40;
-    let error = bench
-        .hypervisor
-        .create(&spec)
-        .await
-        .expect_err("an exbibyte of memory");
+    let error = bench.hypervisor.create(&spec).await.expect_err("an exbibyte of memory");
     assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
     let listed = bench.hypervisor.instances().await.expect("list");
-    assert!(
-        !listed
-            .iter()
-            .any(|instance| instance.state == InstanceState::Running)
-    );
+    assert!(!listed.iter().any(|instance| instance.state == InstanceState::Running));
     bench.done().await;
 }
 
 /// Nothing of the first of that name disturbs the second.
 pub async fn a_name_can_be_used_again_after_destroy(bench: Bench) {
     bench.create("a-1").await;
-    bench
-        .hypervisor
-        .destroy(&worker("a-1"))
-        .await
-        .expect("destroy");
+    bench.hypervisor.destroy(&worker("a-1")).await.expect("destroy");
     bench.create("a-1").await;
     assert_eq!(bench.names().await.len(), 1);
     bench.done().await;
@@ -325,11 +251,7 @@ pub async fn changes_are_hinted(bench: Bench) {
     bench.create("a-1").await;
     changes.next().await;
     let mut changes = bench.hypervisor.changes();
-    bench
-        .hypervisor
-        .destroy(&worker("a-1"))
-        .await
-        .expect("destroy");
+    bench.hypervisor.destroy(&worker("a-1")).await.expect("destroy");
     changes.next().await;
     bench.done().await;
 }
@@ -338,11 +260,7 @@ pub async fn changes_are_hinted(bench: Bench) {
 pub async fn a_screenshot_is_a_png(bench: Bench) {
     needs!(bench.hypervisor.capabilities().screenshot, "no screenshots");
     bench.create("a-1").await;
-    let png = bench
-        .hypervisor
-        .screenshot(&worker("a-1"))
-        .await
-        .expect("screenshot");
+    let png = bench.hypervisor.screenshot(&worker("a-1")).await.expect("screenshot");
     assert!(png.0.starts_with(b"\x89PNG\r\n\x1a\n") && png.0.len() > 60);
     let none = bench.hypervisor.screenshot(&worker("never-1")).await;
     assert!(none.is_err_and(|error| error.is_not_found()));
@@ -357,27 +275,15 @@ pub async fn a_console_tells_the_past_and_ends(bench: Bench) {
         let guest = bench.hypervisor.guest(&worker("a-1")).await.expect("guest");
         guest.ready().await.expect("ready");
     }
-    let mut past = bench
-        .hypervisor
-        .console(&worker("a-1"), false)
-        .await
-        .expect("console");
+    let mut past = bench.hypervisor.console(&worker("a-1"), false).await.expect("console");
     let mut bytes = 0;
     while let Some(part) = past.next().await {
         bytes += part.expect("console").len();
     }
     assert!(bytes > 0 && bytes <= 1 << 20, "{bytes}");
-    let mut live = bench
-        .hypervisor
-        .console(&worker("a-1"), true)
-        .await
-        .expect("console");
+    let mut live = bench.hypervisor.console(&worker("a-1"), true).await.expect("console");
     live.next().await.expect("the past").expect("console");
-    bench
-        .hypervisor
-        .destroy(&worker("a-1"))
-        .await
-        .expect("destroy");
+    bench.hypervisor.destroy(&worker("a-1")).await.expect("destroy");
     while live.next().await.is_some() {}
     let none = bench.hypervisor.console(&worker("never-1"), false).await;
     assert!(none.is_err_and(|error| error.is_not_found()));
@@ -390,15 +296,8 @@ pub async fn what_does_not_run_has_no_guest(bench: Bench) {
     let none = bench.hypervisor.guest(&worker("never-1")).await;
     assert!(none.is_err_and(|error| error.is_not_found()));
     let guest = bench.guest("a-1").await;
-    bench
-        .hypervisor
-        .destroy(&worker("a-1"))
-        .await
-        .expect("destroy");
-    let error = guest
-        .spawn(&process("p"), &shell("true"))
-        .await
-        .expect_err("it is destroyed");
+    bench.hypervisor.destroy(&worker("a-1")).await.expect("destroy");
+    let error = guest.spawn(&process("p"), &shell("true")).await.expect_err("it is destroyed");
     assert!(error.is_not_found(), "{error:?}");
     bench.done().await;
 }
@@ -410,27 +309,12 @@ async fn reopened(mut bench: Bench) -> (Bench, bool) {
     if !bench.hypervisor.capabilities().adopts {
         return (bench, false);
     }
-    let Bench {
-        hypervisor,
-        spec,
-        power_off,
-        current,
-        ..
-    } = bench;
+    let Bench { hypervisor, spec, power_off, current, .. } = bench;
     drop(hypervisor);
     drop(current.lock().expect("no test panics under it").take());
     let hypervisor = reopen().await;
     *current.lock().expect("no test panics under it") = Some(hypervisor.clone());
-    (
-        Bench {
-            hypervisor,
-            spec,
-            reopen: None,
-            power_off,
-            current,
-        },
-        true,
-    )
+    (Bench { hypervisor, spec, reopen: None, power_off, current }, true)
 }
 
 /// A second manager on the same state lists them and can destroy them.
@@ -438,10 +322,7 @@ pub async fn instances_outlive_their_manager(bench: Bench) {
     let created = bench.create("a-1").await;
     let (bench, reopened) = reopened(bench).await;
     needs!(reopened, "instances are not adopted");
-    assert_eq!(
-        bench.hypervisor.instances().await.expect("list"),
-        vec![created]
-    );
+    assert_eq!(bench.hypervisor.instances().await.expect("list"), vec![created]);
     bench.done().await;
 }
 
@@ -449,15 +330,9 @@ pub async fn instances_outlive_their_manager(bench: Bench) {
 pub async fn processes_outlive_their_manager(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
-    guest
-        .spawn(&process("p"), &shell("echo one; sleep 3; echo two; exit 4"))
-        .await
-        .expect("spawn");
+    guest.spawn(&process("p"), &shell("echo one; sleep 3; echo two; exit 4")).await.expect("spawn");
     let wait = Duration::from_secs(10);
-    let first = guest
-        .follow(&process("p"), Cursor::default(), wait)
-        .await
-        .expect("follow");
+    let first = guest.follow(&process("p"), Cursor::default(), wait).await.expect("follow");
     assert_eq!(&first.stdout[..], b"one\n");
     drop(guest);
     let (bench, reopened) = reopened(bench).await;
@@ -465,10 +340,7 @@ pub async fn processes_outlive_their_manager(bench: Bench) {
     let guest = bench.hypervisor.guest(&worker("a-1")).await.expect("guest");
     let (mut cursor, mut rest) = (first.advance(Cursor::default()), Vec::new());
     let exit = loop {
-        let progress = guest
-            .follow(&process("p"), cursor, wait)
-            .await
-            .expect("follow");
+        let progress = guest.follow(&process("p"), cursor, wait).await.expect("follow");
         cursor = progress.advance(cursor);
         rest.extend_from_slice(&progress.stdout);
         if let Some(exit) = progress.exit {
@@ -504,10 +376,7 @@ pub async fn exec_gives_output_and_exit_code(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
     let (stdout, _, exit) = output(&*guest, "p", &shell("echo hello world; exit 3")).await;
-    assert_eq!(
-        (stdout.as_str(), exit),
-        ("hello world\n", ExitStatus::Code(3))
-    );
+    assert_eq!((stdout.as_str(), exit), ("hello world\n", ExitStatus::Code(3)));
     let (stdout, _, exit) = output(&*guest, "q", &shell("true")).await;
     assert_eq!((stdout.as_str(), exit), ("", ExitStatus::Code(0)));
     bench.done().await;
@@ -520,10 +389,7 @@ pub async fn exec_keeps_stderr_apart_or_merges_it(bench: Bench) {
     let apart = shell("echo out; echo err >&2");
     let (stdout, stderr, _) = output(&*guest, "p", &apart).await;
     assert_eq!((stdout.as_str(), stderr.as_str()), ("out\n", "err\n"));
-    let merged = Command {
-        merge_stderr: true,
-        ..shell("echo a; echo b >&2; echo c")
-    };
+    let merged = Command { merge_stderr: true, ..shell("echo a; echo b >&2; echo c") };
     let (stdout, stderr, _) = output(&*guest, "q", &merged).await;
     assert_eq!((stdout.as_str(), stderr.as_str()), ("a\nb\nc\n", ""));
     bench.done().await;
@@ -543,10 +409,7 @@ pub async fn a_command_without_program_is_refused(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
     let none: [&str; 0] = [];
-    let error = guest
-        .spawn(&process("p"), &Command::new(none))
-        .await
-        .expect_err("no program");
+    let error = guest.spawn(&process("p"), &Command::new(none)).await.expect_err("no program");
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
     bench.done().await;
 }
@@ -576,10 +439,7 @@ pub async fn spawn_twice_runs_once(bench: Bench) {
     assert!(both.0.is_ok() && both.1.is_ok(), "{both:?}");
     let (stdout, _, exit) = output(&*guest, "p", &command).await;
     assert_eq!((stdout.as_str(), exit), ("once\n", ExitStatus::Code(0)));
-    guest
-        .spawn(&process("p"), &command)
-        .await
-        .expect("after its end too");
+    guest.spawn(&process("p"), &command).await.expect("after its end too");
     let (stdout, ..) = output(&*guest, "p", &command).await;
     assert_eq!(stdout, "once\n");
     bench.done().await;
@@ -589,19 +449,10 @@ pub async fn spawn_twice_runs_once(bench: Bench) {
 pub async fn output_comes_before_the_end(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
-    guest
-        .spawn(&process("p"), &shell("echo early; sleep 30"))
-        .await
-        .expect("spawn");
+    guest.spawn(&process("p"), &shell("echo early; sleep 30")).await.expect("spawn");
     let wait = Duration::from_secs(20);
-    let progress = guest
-        .follow(&process("p"), Cursor::default(), wait)
-        .await
-        .expect("follow");
-    assert_eq!(
-        (&progress.stdout[..], progress.exit),
-        (&b"early\n"[..], None)
-    );
+    let progress = guest.follow(&process("p"), Cursor::default(), wait).await.expect("follow");
+    assert_eq!((&progress.stdout[..], progress.exit), (&b"early\n"[..], None));
     bench.done().await;
 }
 
@@ -612,19 +463,10 @@ pub async fn follow_goes_on_where_it_stopped(bench: Bench) {
     let (stdout, ..) = output(&*guest, "p", &shell("echo 0123456789; echo err >&2")).await;
     assert_eq!(stdout, "0123456789\n");
     for from in [0, 4, 10] {
-        let cursor = Cursor {
-            stdout: from,
-            stderr: 4,
-        };
-        let progress = guest
-            .follow(&process("p"), cursor, Duration::ZERO)
-            .await
-            .expect("follow");
+        let cursor = Cursor { stdout: from, stderr: 4 };
+        let progress = guest.follow(&process("p"), cursor, Duration::ZERO).await.expect("follow");
         assert_eq!(&progress.stdout[..], &b"0123456789\n"[from as usize..]);
-        assert_eq!(
-            (progress.stderr.len(), progress.exit),
-            (0, Some(ExitStatus::Code(0)))
-        );
+        assert_eq!((progress.stderr.len(), progress.exit), (0, Some(ExitStatus::Code(0))));
     }
     bench.done().await;
 }
@@ -633,15 +475,9 @@ pub async fn follow_goes_on_where_it_stopped(bench: Bench) {
 pub async fn follow_returns_when_nothing_happens(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
-    guest
-        .spawn(&process("p"), &shell("sleep 60"))
-        .await
-        .expect("spawn");
+    guest.spawn(&process("p"), &shell("sleep 60")).await.expect("spawn");
     let wait = Duration::from_millis(200);
-    let progress = guest
-        .follow(&process("p"), Cursor::default(), wait)
-        .await
-        .expect("follow");
+    let progress = guest.follow(&process("p"), Cursor::default(), wait).await.expect("follow");
     assert_eq!(progress, crate::guest::Progress::default());
     bench.done().await;
 }
@@ -650,9 +486,7 @@ pub async fn follow_returns_when_nothing_happens(bench: Bench) {
 pub async fn follow_of_an_unknown_process_is_not_found(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
-    let none = guest
-        .follow(&process("never"), Cursor::default(), Duration::ZERO)
-        .await;
+    let none = guest.follow(&process("never"), Cursor::default(), Duration::ZERO).await;
     assert!(none.is_err_and(|error| error.is_not_found()));
     let none = guest.kill(&process("never"), Signal::Kill).await;
     assert!(none.is_err_and(|error| error.is_not_found()));
@@ -664,15 +498,9 @@ pub async fn kill_ends_a_process(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
     for (id, signal, number) in [("p", Signal::Terminate, 15), ("q", Signal::Kill, 9)] {
-        guest
-            .spawn(&process(id), &shell("echo up; sleep 100"))
-            .await
-            .expect("spawn");
+        guest.spawn(&process(id), &shell("echo up; sleep 100")).await.expect("spawn");
         let wait = Duration::from_secs(20);
-        guest
-            .follow(&process(id), Cursor::default(), wait)
-            .await
-            .expect("follow");
+        guest.follow(&process(id), Cursor::default(), wait).await.expect("follow");
         guest.kill(&process(id), signal).await.expect("kill");
         let (_, _, exit) = output(&*guest, id, &shell("unused")).await;
         assert_eq!(exit, ExitStatus::Signal(number));
@@ -697,14 +525,8 @@ pub async fn running_lists_what_has_not_ended(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
     output(&*guest, "ended", &shell("true")).await;
-    guest
-        .spawn(&process("runs"), &shell("sleep 100"))
-        .await
-        .expect("spawn");
-    assert_eq!(
-        guest.running().await.expect("running"),
-        vec![process("runs")]
-    );
+    guest.spawn(&process("runs"), &shell("sleep 100")).await.expect("spawn");
+    assert_eq!(guest.running().await.expect("running"), vec![process("runs")]);
     bench.done().await;
 }
 
@@ -751,12 +573,7 @@ pub async fn files_read_back_as_written(bench: Bench) {
             assert!(part.len() <= 100_000);
             read.extend_from_slice(&part);
         }
-        assert!(
-            read == content,
-            "{} bytes became {}",
-            content.len(),
-            read.len()
-        );
+        assert!(read == content, "{} bytes became {}", content.len(), read.len());
     }
     bench.done().await;
 }
@@ -774,10 +591,7 @@ pub async fn a_missing_file_is_not_found(bench: Bench) {
 pub async fn a_relative_path_is_refused(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
-    let error = guest
-        .write_file("a", b"", 0o600)
-        .await
-        .expect_err("relative");
+    let error = guest.write_file("a", b"", 0o600).await.expect_err("relative");
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
     bench.done().await;
 }

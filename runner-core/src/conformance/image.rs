@@ -27,17 +27,12 @@ pub async fn run<F>(fixture: ImageFixture, test: impl FnOnce(Arc<ImageFixture>) 
 where
     F: Future<Output = ()>,
 {
-    tokio::time::timeout(LIMIT, test(Arc::new(fixture)))
-        .await
-        .expect("the test took too long");
+    tokio::time::timeout(LIMIT, test(Arc::new(fixture))).await.expect("the test took too long");
 }
 
 impl ImageFixture {
     async fn build(&self) -> Image {
-        self.builder
-            .build(&self.recipe, BuildLog::silent())
-            .await
-            .expect("build")
+        self.builder.build(&self.recipe, BuildLog::silent()).await.expect("build")
     }
 
     async fn ids(&self) -> BTreeSet<ImageId> {
@@ -51,31 +46,16 @@ type Fixture = Arc<ImageFixture>;
 /// As it was returned, with files that exist.
 pub async fn what_is_built_is_listed(fixture: Fixture) {
     let image = fixture.build().await;
-    assert_eq!(
-        fixture.builder.images().await.expect("list"),
-        std::slice::from_ref(&image)
-    );
+    assert_eq!(fixture.builder.images().await.expect("list"), std::slice::from_ref(&image));
     assert_eq!(image.recipe, fixture.recipe);
-    assert!(
-        image
-            .id
-            .as_str()
-            .starts_with(&format!("{}.", fixture.recipe.profile)),
-        "{}",
-        image.id
-    );
+    assert!(image.id.as_str().starts_with(&format!("{}.", fixture.recipe.profile)), "{}", image.id);
     assert!(image.digest.len() == 64 && image.size_bytes > 0);
     if fixture.has_files {
         let paths = match &image.boot {
             Boot::Kernel { kernel, initrd, .. } => vec![kernel, initrd],
             Boot::Disk { path, .. } => vec![path],
         };
-        assert!(
-            paths
-                .iter()
-                .all(|path| path.is_absolute() && path.is_file()),
-            "{paths:?}"
-        );
+        assert!(paths.iter().all(|path| path.is_absolute() && path.is_file()), "{paths:?}");
     }
 }
 
@@ -105,11 +85,7 @@ pub async fn delete_twice_is_fine(fixture: Fixture) {
     fixture.builder.delete(&image.id).await.expect("once");
     fixture.builder.delete(&image.id).await.expect("twice");
     let never = ImageId::new("never.1").expect("a valid id");
-    fixture
-        .builder
-        .delete(&never)
-        .await
-        .expect("what never was");
+    fixture.builder.delete(&never).await.expect("what never was");
 }
 
 /// At whatever moment it was dropped.
@@ -118,11 +94,7 @@ pub async fn a_dropped_build_leaves_nothing_listed(fixture: Fixture) {
         let build = fixture.builder.build(&fixture.recipe, BuildLog::silent());
         let built = tokio::time::timeout(Duration::from_millis(wait), build).await;
         match built {
-            Ok(image) => fixture
-                .builder
-                .delete(&image.expect("build").id)
-                .await
-                .expect("delete"),
+            Ok(image) => fixture.builder.delete(&image.expect("build").id).await.expect("delete"),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
         assert_eq!(fixture.ids().await, BTreeSet::new(), "after {wait} ms");

@@ -44,15 +44,10 @@ impl ImageBuilder for FakeBuilder {
     async fn delete(&self, id: &ImageId) -> Result<()> {
         self.0
             .call(Call::Delete(id.clone()), |world, _| {
-                let used = world
-                    .machines
-                    .values()
-                    .find(|machine| machine.instance.image == *id);
+                let used = world.machines.values().find(|machine| machine.instance.image == *id);
                 if let Some(machine) = used {
                     let user = &machine.instance.name;
-                    world
-                        .crimes
-                        .push(format!("image {id} was deleted under {user}"));
+                    world.crimes.push(format!("image {id} was deleted under {user}"));
                 }
                 world.images.retain(|image| image.id != *id);
                 Ok(())
@@ -61,8 +56,6 @@ impl ImageBuilder for FakeBuilder {
     }
 
     async fn images(&self) -> Result<Vec<Image>> {
-        self.0
-            .list(Call::Images, |world: &World, _| world.images.clone())
-            .await
+        self.0.list(Call::Images, |world: &World, _| world.images.clone()).await
     }
 }

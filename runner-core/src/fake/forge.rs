@@ -39,11 +39,7 @@ impl FakeForge {
 #[async_trait]
 impl Forge for FakeForge {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities {
-            changes: true,
-            guest_pulls: true,
-            reserves: true,
-        }
+        ForgeCapabilities { changes: true, guest_pulls: true, reserves: true }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {
@@ -75,19 +71,12 @@ impl Forge for FakeForge {
     }
 
     async fn deregister(&self, id: &RunnerId) -> Result<()> {
-        self.world
-            .call(Call::Deregister(id.clone()), |world, _| {
-                self.remove(world, id)
-            })
-            .await
+        self.world.call(Call::Deregister(id.clone()), |world, _| self.remove(world, id)).await
     }
 
     async fn runners(&self) -> Result<Vec<Runner>> {
         let all = |world: &World, _| {
-            let ours = world
-                .runners
-                .iter()
-                .filter(|((forge, _), _)| *forge == self.name);
+            let ours = world.runners.iter().filter(|((forge, _), _)| *forge == self.name);
             ours.map(|((_, id), runner)| Runner {
                 id: id.clone(),
                 name: runner.name.clone(),

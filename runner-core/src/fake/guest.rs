@@ -69,11 +69,7 @@ fn written(writes: &[(Timestamp, Vec<u8>)], from: u64, now: Timestamp) -> Bytes 
 }
 
 fn all_len(writes: &[(Timestamp, Vec<u8>)], now: Timestamp) -> usize {
-    writes
-        .iter()
-        .filter(|(at, _)| *at <= now)
-        .map(|(_, text)| text.len())
-        .sum()
+    writes.iter().filter(|(at, _)| *at <= now).map(|(_, text)| text.len()).sum()
 }
 
 #[async_trait]
@@ -143,10 +139,7 @@ impl Guest for FakeGuest {
 
     async fn running(&self) -> Result<Vec<ProcessId>> {
         self.machine(|machine, now| {
-            let running = machine
-                .processes
-                .iter()
-                .filter(|(_, process)| process.runs(now));
+            let running = machine.processes.iter().filter(|(_, process)| process.runs(now));
             Ok(running.map(|(id, _)| id.clone()).collect())
         })
         .await
@@ -193,10 +186,7 @@ fn check_path(path: &str) -> Result<()> {
     if path.starts_with('/') {
         return Ok(());
     }
-    Err(Error::invalid(
-        format!("path {path:?}"),
-        "use an absolute path",
-    ))
+    Err(Error::invalid(format!("path {path:?}"), "use an absolute path"))
 }
 
 /// Works out what a command will write, and when and how it will end.
@@ -214,9 +204,7 @@ fn foretell(machine: &mut Machine, command: &Command, start: Timestamp) -> FakeP
             Some(String::from_utf8_lossy(&machine.files[*path]).into_owned())
         }
         ["echo", words @ ..] => {
-            process
-                .stdout
-                .push((start, format!("{}\n", words.join(" ")).into_bytes()));
+            process.stdout.push((start, format!("{}\n", words.join(" ")).into_bytes()));
             return process;
         }
         _ => None,
@@ -228,13 +216,8 @@ fn foretell(machine: &mut Machine, command: &Command, start: Timestamp) -> FakeP
     let dir = command.working_dir.as_deref().unwrap_or("/");
     let statements = script.split(['\n', ';']).map(str::trim);
     for statement in statements.filter(|text| !text.is_empty() && !text.starts_with('#')) {
-        let ended = process.step(
-            statement,
-            &machine.files,
-            &command.env,
-            dir,
-            command.merge_stderr,
-        );
+        let ended =
+            process.step(statement, &machine.files, &command.env, dir, command.merge_stderr);
         if ended {
             break;
         }
@@ -259,19 +242,13 @@ impl FakeProcess {
         let (word, rest) = statement.split_once(' ').unwrap_or((statement, ""));
         self.exit = ExitStatus::Code(0);
         let text = match word {
-            "echo" => match rest
-                .strip_prefix("\"$")
-                .and_then(|name| name.strip_suffix('"'))
-            {
+            "echo" => match rest.strip_prefix("\"$").and_then(|name| name.strip_suffix('"')) {
                 Some(name) => format!("{}\n", env.get(name).map_or("", String::as_str)),
                 None => format!("{rest}\n"),
             }
             .into_bytes(),
             "pwd" => format!("{dir}\n").into_bytes(),
-            "cat" => match files
-                .get(rest)
-                .or_else(|| files.get(&format!("{dir}/{rest}")))
-            {
+            "cat" => match files.get(rest).or_else(|| files.get(&format!("{dir}/{rest}"))) {
                 Some(content) => content.clone(),
                 None => {
                     self.exit = ExitStatus::Code(1);
@@ -295,11 +272,7 @@ impl FakeProcess {
             }
         };
         if !text.is_empty() {
-            let stream = if to_stderr && !merge {
-                &mut self.stderr
-            } else {
-                &mut self.stdout
-            };
+            let stream = if to_stderr && !merge { &mut self.stderr } else { &mut self.stdout };
             stream.push((self.ends_at, text));
         }
         false

@@ -46,10 +46,7 @@ impl Hypervisor for FakeHypervisor {
                     return Ok(machine.instance.clone());
                 }
                 let mut used = Resources::default();
-                world
-                    .machines
-                    .values()
-                    .for_each(|machine| used.add(&machine.instance.resources));
+                world.machines.values().for_each(|machine| used.add(&machine.instance.resources));
                 if let Some(shortage) = world.capacity.shortage(&used, &spec.resources) {
                     return Err(Error::Exhausted {
                         resource: shortage.resource.clone(),
@@ -83,9 +80,7 @@ impl Hypervisor for FakeHypervisor {
         self.0
             .call(Call::Destroy(name.clone()), |world, now| {
                 if let Some(job) = world.job_on(name, now) {
-                    world
-                        .crimes
-                        .push(format!("{name} was destroyed while {job} ran on it"));
+                    world.crimes.push(format!("{name} was destroyed while {job} ran on it"));
                 }
                 world.lose_job_of(name);
                 world.machines.remove(name);
@@ -96,11 +91,7 @@ impl Hypervisor for FakeHypervisor {
 
     async fn instances(&self) -> Result<Vec<Instance>> {
         let all = |world: &super::World, _| {
-            world
-                .machines
-                .values()
-                .map(|machine| machine.instance.clone())
-                .collect()
+            world.machines.values().map(|machine| machine.instance.clone()).collect()
         };
         self.0.list(Call::Instances, all).await
     }
@@ -145,10 +136,7 @@ impl Hypervisor for FakeHypervisor {
     async fn guest(&self, name: &WorkerName) -> Result<Arc<dyn Guest>> {
         match self.0.settled().machines.get(name) {
             Some(machine) if machine.instance.state == InstanceState::Running => {
-                Ok(Arc::new(FakeGuest {
-                    world: self.0.clone(),
-                    name: name.clone(),
-                }))
+                Ok(Arc::new(FakeGuest { world: self.0.clone(), name: name.clone() }))
             }
             _ => Err(Error::not_found(format!("instance {name}"))),
         }

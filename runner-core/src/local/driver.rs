@@ -33,6 +33,7 @@ const SCRIPT_DIR: &str = "/run/runner-job";
 /// Packs what there is of the outputs: `$1` is the directory, `$2` the archive, the rest the paths.
 const COLLECT: &str = r#"cd "$1" || exit 1
 tar=$2; shift 2; n=$#
+mkdir -p "${tar%/*}" || exit 1
 while [ $n -gt 0 ]; do
   if [ -e "$1" ] || [ -L "$1" ]; then set -- "$@" "$1"; else echo "[output $1 is missing]"; fi
   shift; n=$((n - 1))
@@ -44,12 +45,7 @@ pub(super) async fn drive(inner: &Arc<Inner>, id: &RunnerId, guest: &dyn Guest) 
     let Some((name, wake)) = find(inner, id) else {
         return Ok(());
     };
-    let driver = Driver {
-        inner,
-        name,
-        wake,
-        guest,
-    };
+    let driver = Driver { inner, name, wake, guest };
     let Some(job) = driver.take_job().await? else {
         return Ok(());
     };
@@ -120,10 +116,7 @@ impl Driver<'_> {
     async fn own(&self, job: Job) -> Result<Job> {
         let row = {
             let state = self.inner.state();
-            state
-                .runners
-                .get(&self.name)
-                .map(|runner| runner.row.clone())
+            state.runners.get(&self.name).map(|runner| runner.row.clone())
         };
         let Some(row) = row else {
             return Err(Error::not_found(format!("runner {}", self.name)));
@@ -151,13 +144,11 @@ impl Driver<'_> {
         let state = match self.run(job, &process).await {
             Ok(outcome) => self.judge(outcome),
             // The machine is gone for certain: nobody will ever know more.
-            Err(error) if error.is_not_found() => JobState::Interrupted {
-                reason: "its machine died".to_owned(),
-            },
+            Err(error) if error.is_not_found() => {
+                JobState::Interrupted { reason: "its machine died".to_owned() }
+            }
             Err(error @ (Error::Invalid { .. } | Error::Exhausted { .. })) => {
-                JobState::Interrupted {
-                    reason: format!("it could not be started: {error}"),
-                }
+                JobState::Interrupted { reason: format!("it could not be started: {error}") }
             }
             Err(error) => self.give_up(&error).ok_or(error)?,
         };
@@ -168,9 +159,7 @@ impl Driver<'_> {
         let Some(job) = self.live() else {
             return Ok(());
         };
-        self.inner
-            .end(Job { state, ..job }, Some(self.name.clone()), outputs)
-            .await
+        self.inner.end(Job { state, ..job }, Some(self.name.clone()), outputs).await
     }
 
     /// The job as it is in memory now.
@@ -196,9 +185,7 @@ impl Driver<'_> {
 
     /// Whether the job's deadline passed at least `by` ago.
     fn is_late(&self, by: Duration) -> bool {
-        let deadline = self
-            .live()
-            .and_then(|job| job.deadline(self.inner.limits.timeout));
+        let deadline = self.live().and_then(|job| job.deadline(self.inner.limits.timeout));
         deadline.is_some_and(|deadline| self.is_past(deadline, by))
     }
 
@@ -217,9 +204,7 @@ impl Driver<'_> {
             (Some(_), _) if job.cancel_requested => JobState::Cancelled,
             (Some(_), _) => JobState::TimedOut,
             (None, Some(assigned)) if self.is_past(assigned, START_PATIENCE) => {
-                JobState::Interrupted {
-                    reason: format!("it could not be started: {error}"),
-                }
+                JobState::Interrupted { reason: format!("it could not be started: {error}") }
             }
             (None, _) => return None,
         };
@@ -243,11 +228,7 @@ impl Driver<'_> {
 
     /// Whether a predecessor started the command and died before it could write that down.
     async fn was_started(&self, process: &ProcessId) -> Result<bool> {
-        match self
-            .guest
-            .follow(process, Cursor::default(), Duration::ZERO)
-            .await
-        {
+        match self.guest.follow(process, Cursor::default(), Duration::ZERO).await {
             Ok(_) => Ok(true),
             // The process or the instance does not exist; the latter fails here.
             Err(error) if error.is_not_found() => self.guest.ready().await.map(|()| false),
@@ -258,31 +239,19 @@ impl Driver<'_> {
     async fn start(&self, job: &Job, process: &ProcessId) -> Result<()> {
         let inputs: Arc<Vec<InputFile>> = {
             let state = self.inner.state();
-            state
-                .jobs
-                .get(&job.id)
-                .map(|live| live.inputs.clone())
-                .unwrap_or_default()
+            state.jobs.get(&job.id).map(|live| live.inputs.clone()).unwrap_or_default()
         };
         let dir = job.spec.working_dir.as_deref().unwrap_or(WORKING_DIR);
         for file in inputs.iter() {
             let path = format!("{}/{}", dir.trim_end_matches('/'), file.path);
-            self.guest
-                .write_file(&path, &file.content, file.mode)
-                .await?;
+            self.guest.write_file(&path, &file.content, file.mode).await?;
         }
         let argv = match &job.spec.run {
             Run::Argv(argv) => argv.clone(),
             Run::Script(script) => {
                 let path = format!("{SCRIPT_DIR}/{}", job.id);
-                self.guest
-                    .write_file(&path, script.as_bytes(), 0o700)
-                    .await?;
-                if script.starts_with("#!") {
-                    vec![path]
-                } else {
-                    vec!["/bin/sh".to_owned(), path]
-                }
+                self.guest.write_file(&path, script.as_bytes(), 0o700).await?;
+                if script.starts_with("#!") { vec![path] } else { vec!["/bin/sh".to_owned(), path] }
             }
         };
         let command = Command {
@@ -304,10 +273,7 @@ impl Driver<'_> {
     async fn change(&self, change: impl FnOnce(&mut Job)) -> Result<()> {
         let job = {
             let mut state = self.inner.state();
-            let id = state
-                .runners
-                .get(&self.name)
-                .and_then(|runner| runner.row.job.clone());
+            let id = state.runners.get(&self.name).and_then(|runner| runner.row.job.clone());
             let Some(live) = id.and_then(|id| state.jobs.get_mut(&id)) else {
                 return Err(Error::not_found(format!("the job of runner {}", self.name)));
             };
@@ -315,10 +281,7 @@ impl Driver<'_> {
             live.news.send_replace(());
             live.job.clone()
         };
-        self.inner
-            .store
-            .write("write a job", move |tx| rows::put_job(tx, &job))
-            .await
+        self.inner.store.write("write a job", move |tx| rows::put_job(tx, &job)).await
     }
 
     async fn follow(&self, process: &ProcessId) -> Result<Outcome> {
@@ -331,10 +294,7 @@ impl Driver<'_> {
             let Some(job) = self.live() else {
                 return Err(Error::not_found(format!("the job of runner {}", self.name)));
             };
-            let from = Cursor {
-                stdout: job.read_bytes,
-                stderr: 0,
-            };
+            let from = Cursor { stdout: job.read_bytes, stderr: 0 };
             let progress = tokio::select! {
                 biased;
                 progress = self.guest.follow(process, from, wait) => progress?,
@@ -375,18 +335,13 @@ impl Driver<'_> {
     /// How long to wait for news before there may be something to do.
     fn next_look(&self, asked: Option<Timestamp>) -> Duration {
         if asked.is_some() {
-            return LOOK
-                .min(self.inner.limits.kill_grace / 4)
-                .max(Duration::from_millis(10));
+            return LOOK.min(self.inner.limits.kill_grace / 4).max(Duration::from_millis(10));
         }
-        let deadline = self
-            .live()
-            .and_then(|job| job.deadline(self.inner.limits.timeout));
+        let deadline = self.live().and_then(|job| job.deadline(self.inner.limits.timeout));
         let left = deadline.map(|deadline| deadline.duration_since(self.inner.clock.now()));
         let left = left.and_then(|left| Duration::try_from(left).ok());
         // A moment at least, for a command that is past its deadline and about to be read to its end.
-        left.map_or(LOOK, |left| LOOK.min(left))
-            .max(Duration::from_millis(10))
+        left.map_or(LOOK, |left| LOOK.min(left)).max(Duration::from_millis(10))
     }
 
     /// Adds output to the log: what goes beyond the limit is counted and replaced by one clear mark.
@@ -396,9 +351,7 @@ impl Driver<'_> {
         }
         let mut job = before.clone();
         let limit = self.inner.limits.log_bytes;
-        let room = limit
-            .saturating_sub(job.log_bytes)
-            .min(progress.stdout.len() as u64);
+        let room = limit.saturating_sub(job.log_bytes).min(progress.stdout.len() as u64);
         let mut chunk = Vec::new();
         if !job.log_cut {
             chunk.extend_from_slice(&progress.stdout[..room as usize]);
@@ -420,10 +373,7 @@ impl Driver<'_> {
         let mut state = self.inner.state();
         if let Some(live) = state.jobs.get_mut(&job.id) {
             let cancel_requested = live.job.cancel_requested;
-            live.job = Job {
-                cancel_requested,
-                ..job
-            };
+            live.job = Job { cancel_requested, ..job };
             live.news.send_replace(());
         }
         Ok(())
@@ -442,10 +392,7 @@ impl Driver<'_> {
             Ok(Err(error)) => crate::error::chain(&error),
             Err(_) => format!("it took longer than {} s", COLLECT_LIMIT.as_secs()),
         };
-        self.remark(&format!(
-            "[the outputs could not be collected: {problem}]\n"
-        ))
-        .await;
+        self.remark(&format!("[the outputs could not be collected: {problem}]\n")).await;
         None
     }
 
@@ -456,14 +403,10 @@ impl Driver<'_> {
     ) -> Result<(Option<Arc<Vec<u8>>>, String)> {
         let dir = job.spec.working_dir.as_deref().unwrap_or(WORKING_DIR);
         let tar = format!("{SCRIPT_DIR}/{}.tar", job.id);
-        let mut argv: Vec<String> = ["/bin/sh", "-c", COLLECT, "collect", dir, &tar]
-            .map(str::to_owned)
-            .to_vec();
+        let mut argv: Vec<String> =
+            ["/bin/sh", "-c", COLLECT, "collect", dir, &tar].map(str::to_owned).to_vec();
         argv.extend(job.spec.outputs.iter().cloned());
-        let command = Command {
-            merge_stderr: true,
-            ..Command::new(argv)
-        };
+        let command = Command { merge_stderr: true, ..Command::new(argv) };
         let id = ProcessId::new(format!("{process}.outputs"))?;
         let mut notes = String::new();
         let exit = guest::exec(self.guest, &id, &command, |output| {
@@ -474,19 +417,11 @@ impl Driver<'_> {
         .await?;
         if !exit.success() {
             let error = format!("tar ended with {exit}: {}", notes.trim());
-            return Err(Error::backend(
-                "guest",
-                "pack the outputs",
-                std::io::Error::other(error),
-            ));
+            return Err(Error::backend("guest", "pack the outputs", std::io::Error::other(error)));
         }
         let mut archive = Vec::new();
         loop {
-            let part = match self
-                .guest
-                .read_file(&tar, archive.len() as u64, 1 << 20)
-                .await
-            {
+            let part = match self.guest.read_file(&tar, archive.len() as u64, 1 << 20).await {
                 Ok(part) => part,
                 Err(error) if error.is_not_found() && archive.is_empty() => {
                     return Ok((None, notes));
@@ -507,12 +442,8 @@ impl Driver<'_> {
         let Some(mut job) = self.live() else { return };
         let start = job.log_bytes;
         job.log_bytes += text.len() as u64;
-        let appended = rows::append_log(
-            &self.inner.store,
-            job.clone(),
-            start,
-            text.as_bytes().to_vec(),
-        );
+        let appended =
+            rows::append_log(&self.inner.store, job.clone(), start, text.as_bytes().to_vec());
         if matches!(appended.await, Ok(true)) {
             let mut state = self.inner.state();
             if let Some(live) = state.jobs.get_mut(&job.id) {

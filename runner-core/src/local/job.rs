@@ -100,35 +100,23 @@ impl JobSpec {
             Run::Argv(_) | Run::Script(_) => (),
         }
         if self.profile.is_none() && self.labels.is_empty() && self.reserved_for.is_none() {
-            return Err(Error::invalid(
-                "the job",
-                "name a profile, labels or a reservation",
-            ));
+            return Err(Error::invalid("the job", "name a profile, labels or a reservation"));
         }
         for (name, value) in &self.env {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
             let starts_well = name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
             if !starts_well || !name.bytes().all(allowed) {
                 let what = format!("environment variable {name:?}");
-                return Err(Error::invalid(
-                    what,
-                    "use letters, digits and '_', no digit first",
-                ));
+                return Err(Error::invalid(what, "use letters, digits and '_', no digit first"));
             }
             if value.contains('\0') {
                 let what = format!("the value of environment variable {name}");
                 return Err(Error::invalid(what, "it must not hold NUL"));
             }
         }
-        if self
-            .working_dir
-            .as_ref()
-            .is_some_and(|dir| !dir.starts_with('/') || dir.contains('\0'))
+        if self.working_dir.as_ref().is_some_and(|dir| !dir.starts_with('/') || dir.contains('\0'))
         {
-            return Err(Error::invalid(
-                "the job's working directory",
-                "use an absolute path",
-            ));
+            return Err(Error::invalid("the job's working directory", "use an absolute path"));
         }
         if let Some(path) = self.outputs.iter().find(|path| !is_inside(path)) {
             let what = format!("output path {path:?}");
@@ -288,11 +276,7 @@ impl Job {
     pub(crate) fn deadline(&self, default_timeout: Duration) -> Option<Timestamp> {
         let timeout = SignedDuration::try_from(self.spec.timeout.unwrap_or(default_timeout));
         let timeout = timeout.unwrap_or(SignedDuration::MAX);
-        Some(
-            self.started_at?
-                .saturating_add(timeout)
-                .unwrap_or(Timestamp::MAX),
-        )
+        Some(self.started_at?.saturating_add(timeout).unwrap_or(Timestamp::MAX))
     }
 
     pub(crate) fn as_queued(&self) -> QueuedJob {
@@ -323,10 +307,7 @@ mod tests {
         let mut spec = spec();
         spec.env.insert("TOKEN".to_owned(), "hunter2".to_owned());
         let text = format!("{spec:?}");
-        assert!(
-            text.contains("TOKEN") && !text.contains("hunter2"),
-            "{text}"
-        );
+        assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]
@@ -341,23 +322,11 @@ mod tests {
         refused(|s| s.run = Run::Argv(vec![]), "command");
         refused(|s| s.run = Run::Script(" \n".to_owned()), "script");
         refused(|s| s.profile = None, "name a profile");
-        refused(
-            |s| drop(s.env.insert("A B".to_owned(), String::new())),
-            "A B",
-        );
+        refused(|s| drop(s.env.insert("A B".to_owned(), String::new())), "A B");
         refused(|s| drop(s.env.insert("1A".to_owned(), String::new())), "1A");
-        refused(
-            |s| s.working_dir = Some("tmp".to_owned()),
-            "working directory",
-        );
-        refused(
-            |s| s.outputs = vec!["../etc/shadow".to_owned()],
-            "../etc/shadow",
-        );
-        refused(
-            |s| s.outputs = vec!["/etc/shadow".to_owned()],
-            "/etc/shadow",
-        );
+        refused(|s| s.working_dir = Some("tmp".to_owned()), "working directory");
+        refused(|s| s.outputs = vec!["../etc/shadow".to_owned()], "../etc/shadow");
+        refused(|s| s.outputs = vec!["/etc/shadow".to_owned()], "/etc/shadow");
         refused(|s| s.timeout = Some(Duration::ZERO), "timeout");
     }
 }

@@ -46,11 +46,7 @@ pub(crate) async fn insert_job(
             let tail: String =
                 tx.query_row("SELECT lower(hex(randomblob(3)))", [], |row| row.get(0))?;
             let id = JobId::new(format!("{number}-{tail}")).expect("digits, a dash and hex");
-            let job = Job {
-                id,
-                number,
-                ..job.clone()
-            };
+            let job = Job { id, number, ..job.clone() };
             put_job(tx, &job)?;
             put_inputs(tx, &job.id, &inputs)?;
             Ok(job)
@@ -101,8 +97,7 @@ pub(crate) fn put_runner(tx: &Transaction<'_>, runner: &RunnerRow) -> rusqlite::
 }
 
 pub(crate) fn remove_runner(tx: &Transaction<'_>, name: &WorkerName) -> rusqlite::Result<()> {
-    tx.execute("DELETE FROM local_runners WHERE name = ?1", [name.as_str()])
-        .map(|_| ())
+    tx.execute("DELETE FROM local_runners WHERE name = ?1", [name.as_str()]).map(|_| ())
 }
 
 /// What must be in memory: every runner and every job that is not over, with its inputs.
@@ -112,15 +107,11 @@ pub(crate) async fn live(
     store
         .write("read the local queue", |tx| {
             let mut statement = tx.prepare("SELECT json FROM local_runners ORDER BY name")?;
-            let runners = statement
-                .query_map([], json_column)?
-                .collect::<Result<_, _>>()?;
+            let runners = statement.query_map([], json_column)?.collect::<Result<_, _>>()?;
             let mut statement = tx.prepare(
                 "SELECT json FROM jobs WHERE state IN ('queued', 'running') ORDER BY number",
             )?;
-            let jobs: Vec<Job> = statement
-                .query_map([], json_column)?
-                .collect::<Result<_, _>>()?;
+            let jobs: Vec<Job> = statement.query_map([], json_column)?.collect::<Result<_, _>>()?;
             let mut live = Vec::with_capacity(jobs.len());
             for job in jobs {
                 let inputs = inputs(tx, &job.id)?;
@@ -135,11 +126,7 @@ fn inputs(tx: &Transaction<'_>, id: &JobId) -> rusqlite::Result<Vec<InputFile>> 
     let mut statement =
         tx.prepare_cached("SELECT path, mode, content FROM job_inputs WHERE job = ?1")?;
     let file = |row: &rusqlite::Row<'_>| {
-        Ok(InputFile {
-            path: row.get(0)?,
-            mode: row.get(1)?,
-            content: row.get(2)?,
-        })
+        Ok(InputFile { path: row.get(0)?, mode: row.get(1)?, content: row.get(2)? })
     };
     statement.query_map([id.as_str()], file)?.collect()
 }
@@ -148,12 +135,8 @@ fn inputs(tx: &Transaction<'_>, id: &JobId) -> rusqlite::Result<Vec<InputFile>> 
 pub(crate) async fn job(store: &Store, id: JobId) -> Result<Option<Job>> {
     store
         .write("read a job", move |tx| {
-            tx.query_row(
-                "SELECT json FROM jobs WHERE id = ?1",
-                [id.as_str()],
-                json_column,
-            )
-            .optional()
+            tx.query_row("SELECT json FROM jobs WHERE id = ?1", [id.as_str()], json_column)
+                .optional()
         })
         .await
 }
@@ -166,9 +149,7 @@ pub(crate) async fn jobs(store: &Store, below: Option<u64>, limit: u32) -> Resul
                 "SELECT json FROM jobs WHERE ?1 IS NULL OR number < ?1
                  ORDER BY number DESC LIMIT ?2",
             )?;
-            statement
-                .query_map(params![below, limit], json_column)?
-                .collect()
+            statement.query_map(params![below, limit], json_column)?.collect()
         })
         .await
 }
@@ -276,11 +257,9 @@ pub(crate) async fn end_job(
 pub(crate) async fn outputs(store: &Store, id: JobId) -> Result<Option<Vec<u8>>> {
     store
         .write("read a job's outputs", move |tx| {
-            tx.query_row(
-                "SELECT tar FROM job_outputs WHERE job = ?1",
-                [id.as_str()],
-                |row| row.get(0),
-            )
+            tx.query_row("SELECT tar FROM job_outputs WHERE job = ?1", [id.as_str()], |row| {
+                row.get(0)
+            })
             .optional()
         })
         .await

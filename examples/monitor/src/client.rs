@@ -1,0 +1,268 @@
+//! Talks to a running service.
+
+use std::{fmt, path::Path, time::Duration};
+
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode,
+    multipart::{Form, Part},
+};
+use serde::de::DeserializeOwned;
+
+use crate::{data_dir, http::API, token::Token};
+
+mod sse;
+mod wire;
+
+pub use sse::{Message, Messages};
+pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Worker};
+
+/// How long a server may take to accept a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a server may be silent; one that streams says something three times as often.
+const SILENCE_LIMIT: Duration = Duration::from_secs(50);
+
+/// A file that goes with a job.
+pub struct Attachment {
+    /// Where the job finds it.
+    pub path: String,
+    /// Whether it can be executed.
+    pub executable: bool,
+    /// What it holds.
+    pub content: Vec<u8>,
+}
+
+/// A service and the right to use it.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    server: String,
+    token: Option<Token>,
+}
+
+/// Why a call failed.
+#[derive(Debug)]
+pub enum ClientError {
+    /// Nobody answers there.
+    Unreachable {
+        /// The server.
+        server: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The service says no.
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// Why, and the way out.
+        detail: String,
+    },
+    /// The answer ended early or makes no sense.
+    Broken {
+        /// The server.
+        server: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+impl Client {
+    /// A client of the service at `server`, such as `http://127.0.0.1:8000`. The token is looked for as
+    /// [`Token::of_client`] says, by default in `data_dir`.
+    ///
+    /// # Errors
+    /// For an address that cannot be one, or a token that is refused.
+    pub fn new(
+        server: &str,
+        token_file: Option<&Path>,
+        data_dir: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let server = server.trim_end_matches('/').to_owned();
+        if !server.starts_with("http://") {
+            anyhow::bail!("{server:?} is not a server; write it like http://127.0.0.1:8000");
+        }
+        let data_dir = data_dir.map_or_else(data_dir::default_dir, Path::to_owned);
+        let token = Token::of_client(token_file, &data_dir::token_file(&data_dir))?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(CONNECT_LIMIT)
+            .read_timeout(SILENCE_LIMIT)
+            .build()?;
+        Ok(Self {
+            http,
+            server,
+            token,
+        })
+    }
+
+    /// Where the service is.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// [`ClientError`]. When the connection broke, the job may be queued all the same.
+    pub async fn submit(&self, job: &NewJob, files: Vec<Attachment>) -> Result<Job, ClientError> {
+        let text = serde_json::to_string(job).expect("strings and numbers are valid JSON");
+        let mut form = Form::new().percent_encode_noop().text("job", text);
+        for file in files {
+            let name = if file.executable {
+                "executable"
+            } else {
+                "file"
+            };
+            form = form.part(name, Part::bytes(file.content).file_name(file.path));
+        }
+        let request = self.request(Method::POST, "/jobs").multipart(form);
+        self.json(request).await
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn job(&self, id: &str) -> Result<Job, ClientError> {
+        self.json(self.request(Method::GET, &format!("/jobs/{}", segment(id))))
+            .await
+    }
+
+    /// Wants a job cancelled.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn cancel(&self, id: &str) -> Result<Job, ClientError> {
+        let path = format!("/jobs/{}/cancel", segment(id));
+        self.json(self.request(Method::POST, &path)).await
+    }
+
+    /// Anything that is listed at `path` with `query`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.json(self.request(Method::GET, path)).await
+    }
+
+    /// A job's collected outputs, as a tar archive.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn outputs(&self, id: &str) -> Result<Vec<u8>, ClientError> {
+        let path = format!("/jobs/{}/outputs", segment(id));
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        let bytes = response.bytes().await;
+        bytes.map(Into::into).map_err(|error| self.broken(error))
+    }
+
+    /// A job's log from `from` bytes on, as it comes, and the job when it is over.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn follow(&self, id: &str, from: u64) -> Result<Messages, ClientError> {
+        let path = format!("/jobs/{}/log/follow", segment(id));
+        let request = self.request(Method::GET, &path);
+        let response = self
+            .send(request.header("Last-Event-ID", from.to_string()))
+            .await?;
+        Ok(Messages::new(response))
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self
+            .http
+            .request(method, format!("{}{API}{path}", self.server));
+        match &self.token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|source| {
+            if source.is_builder() {
+                return self.broken(source);
+            }
+            ClientError::Unreachable {
+                server: self.server.clone(),
+                source,
+            }
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body: Option<wire::Problem> = response.json().await.ok();
+        let mut detail = body.map_or_else(|| status.to_string(), |problem| problem.detail);
+        if status == StatusCode::UNAUTHORIZED {
+            detail = match self.token {
+                Some(_) => "the service refused the API token".to_owned(),
+                None => "the service wants its API token".to_owned(),
+            } + "; name its file with --token-file, or set MONITOR_API_TOKEN";
+        }
+        Err(ClientError::Refused { status, detail })
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let response = self.send(request).await?;
+        response.json().await.map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, error: reqwest::Error) -> ClientError {
+        ClientError::Broken {
+            server: self.server.clone(),
+            detail: runner_core::error::chain(&error.without_url()),
+        }
+    }
+}
+
+impl ClientError {
+    /// Whether the same call may succeed when the service is back.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::Refused { status, .. } => {
+                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+            }
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { server, .. } => write!(
+                f,
+                "no monitor answers at {server}; start one with `monitor serve`, \
+                 or name another with --server"
+            ),
+            Self::Refused { detail, .. } => f.write_str(detail),
+            Self::Broken { server, detail } => {
+                write!(f, "the answer of {server} could not be read: {detail}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ClientError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreachable { source, .. } => source.source(),
+            Self::Refused { .. } | Self::Broken { .. } => None,
+        }
+    }
+}
+
+/// `text` as one segment of a path, whatever it holds.
+fn segment(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            safe.push(char::from(byte));
+        } else {
+            safe.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    safe
+}

@@ -1,0 +1,135 @@
+//! What the command line needs of what the API tells. Keys it does not know are left alone.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+
+/// A job to be run.
+#[derive(Serialize, Default)]
+pub struct NewJob {
+    /// What people call it.
+    pub title: String,
+    /// The only profile it may run on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// What a profile must offer.
+    pub labels: Vec<String>,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Added to the guest's environment.
+    pub env: BTreeMap<String, String>,
+    /// Where to run it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// What to collect afterwards.
+    pub outputs: Vec<String>,
+    /// How long it may run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Higher goes first.
+    pub priority: i32,
+}
+
+/// A job and what became of it.
+#[derive(Deserialize, Clone, Debug)]
+pub struct Job {
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    #[serde(default)]
+    pub title: String,
+    /// The only profile it may run on.
+    pub profile: Option<String>,
+    /// Its program.
+    pub argv: Option<Vec<String>>,
+    /// Where it is in its life.
+    pub state: String,
+    /// Its end in words.
+    pub reason: Option<String>,
+    /// What a shell would say of it, once it is over.
+    pub exit_code: Option<u8>,
+    /// When it was submitted.
+    pub queued_at: String,
+    /// The worker that has or had it.
+    pub worker: Option<String>,
+    /// Whether its output went beyond what is kept.
+    #[serde(default)]
+    pub log_cut: bool,
+    /// Whether outputs were collected.
+    #[serde(default)]
+    pub has_outputs: bool,
+}
+
+impl Job {
+    /// Its state in words.
+    pub fn says(&self) -> String {
+        let state = self.state.replace('_', " ");
+        match &self.reason {
+            Some(reason) => format!("{state}: {reason}"),
+            None => state,
+        }
+    }
+}
+
+/// Some jobs.
+#[derive(Deserialize)]
+pub struct JobPage {
+    /// The jobs, newest first.
+    pub jobs: Vec<Job>,
+}
+
+/// A part of a log.
+#[derive(Deserialize)]
+pub struct LogPart {
+    /// Where it begins.
+    pub from: u64,
+    text: String,
+    base64: Option<String>,
+}
+
+impl LogPart {
+    /// Its exact bytes.
+    ///
+    /// # Errors
+    /// For base64 that is none.
+    pub fn bytes(self) -> anyhow::Result<Vec<u8>> {
+        match self.base64 {
+            Some(text) => STANDARD
+                .decode(text)
+                .context("a part of the log is not base64"),
+            None => Ok(self.text.into_bytes()),
+        }
+    }
+}
+
+/// A worker.
+#[derive(Deserialize)]
+pub struct Worker {
+    /// Its name.
+    pub name: String,
+    /// Its profile.
+    pub profile: Option<String>,
+    /// Where it is in its life.
+    pub phase: String,
+    /// Why it is over.
+    pub ending: Option<String>,
+    /// Since when.
+    pub since: String,
+    /// Its job.
+    pub job: Option<String>,
+}
+
+/// A kind of runner on offer.
+#[derive(Deserialize)]
+pub struct Profile {
+    /// Its name.
+    pub name: String,
+}
+
+/// Why a request was refused.
+#[derive(Deserialize)]
+pub(super) struct Problem {
+    pub detail: String,
+}

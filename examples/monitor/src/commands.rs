@@ -1,0 +1,126 @@
+//! What the command line offers. Each subcommand is a file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{client::Client, config::ConfigError};
+
+mod cancel;
+mod check;
+mod follow;
+mod jobs;
+mod luggage;
+mod outputs;
+mod run;
+mod serve;
+mod table;
+mod workers;
+
+/// Something is wrong that has no code of its own.
+pub const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub const USAGE: u8 = 2;
+/// A job could not be run or followed to its end, through no doing of its command.
+pub const INTERRUPTED: u8 = 125;
+/// Whoever ran the job left it, or cancelled it.
+pub const CANCELLED: u8 = 130;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    it worked
+  1    it failed
+  2    the command line or the configuration is wrong
+`run` passes on the code of the job's command (128 + N after signal N), and beside it uses:
+  124  the job ran longer than it may
+  125  the job could not be run or followed: no monitor, refused, or its machine died
+  130  the job was cancelled, or left by a second Ctrl-C";
+
+/// Keeps pools of single-use CI runners in virtual machines.
+#[derive(Parser)]
+#[command(name = "monitor", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service
+    Serve(serve::ServeArgs),
+    /// Run a command in a fresh machine, show its log and return its exit code
+    #[command(after_help = EXIT_CODES)]
+    Run(Box<run::RunArgs>),
+    /// List jobs
+    Jobs(jobs::JobsArgs),
+    /// Cancel a job
+    Cancel(cancel::CancelArgs),
+    /// List workers
+    Workers(workers::WorkersArgs),
+    /// Check a configuration
+    Check(check::CheckArgs),
+}
+
+/// Which service to talk to.
+#[derive(Args)]
+pub struct ClientArgs {
+    /// Where the service is
+    #[arg(
+        long,
+        env = "MONITOR_URL",
+        default_value = "http://127.0.0.1:8000",
+        value_name = "URL"
+    )]
+    server: String,
+    /// The file with the API token; goes before MONITOR_API_TOKEN
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The service's data directory, where the token is looked for last
+    #[arg(long, env = "MONITOR_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl ClientArgs {
+    fn client(&self) -> anyhow::Result<Client> {
+        Client::new(
+            &self.server,
+            self.token_file.as_deref(),
+            self.data.as_deref(),
+        )
+    }
+}
+
+/// Runs what the command line asks for and returns the exit code, having told what went wrong.
+pub async fn main(cli: Cli) -> u8 {
+    let (done, failed) = match cli.command {
+        Command::Serve(args) => (serve::serve(args).await, FAILED),
+        Command::Run(args) => (run::run(args).await, INTERRUPTED),
+        Command::Jobs(args) => (jobs::jobs(args).await, FAILED),
+        Command::Cancel(args) => (cancel::cancel(args).await, FAILED),
+        Command::Workers(args) => (workers::workers(args).await, FAILED),
+        Command::Check(args) => (check::check(args), FAILED),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<ConfigError>() || error.is::<WrongUse>() {
+                USAGE
+            } else {
+                failed
+            }
+        }
+    }
+}
+
+/// An argument that cannot be meant.
+#[derive(Debug)]
+struct WrongUse(String);
+
+impl std::fmt::Display for WrongUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUse {}

@@ -1,0 +1,29 @@
+//! `monitor check`: whether a configuration would be taken.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::Config;
+
+#[derive(Args)]
+pub struct CheckArgs {
+    /// The configuration
+    #[arg(long, env = "MONITOR_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub fn check(args: CheckArgs) -> anyhow::Result<u8> {
+    let config = Config::read(&args.config)?;
+    println!("{} is valid", args.config.display());
+    println!("listens on http://{}", config.http.listen);
+    println!("keeps its data in {}", config.data_dir.display());
+    for profile in &config.profiles {
+        let resources = &profile.resources;
+        println!(
+            "profile {}: {} to {} machines, each with {} vCPUs and {} MiB",
+            profile.name, profile.min_idle, profile.max, resources.vcpus, resources.memory_mib
+        );
+    }
+    Ok(0)
+}

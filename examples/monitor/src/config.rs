@@ -1,0 +1,383 @@
+//! What an operator configures: read from a TOML file, checked in full before anything starts.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use runner_core::{
+    Capacity, ForgeName, Pace, Profile, Resources,
+    image::{Recipe, RecipeKind},
+    local::LocalLimits,
+};
+use toml::Spanned;
+
+mod file;
+mod place;
+pub mod units;
+
+pub use file::Accel;
+pub use place::ConfigError;
+use place::Source;
+use units::Size;
+
+/// The configuration that is used when none is named, and that explains every key.
+pub const SAMPLE: &str = include_str!("../monitor.toml");
+
+/// The forge that jobs of this service are queued at.
+pub const LOCAL_FORGE: &str = "local";
+
+/// Everything an operator can choose.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The HTTP side.
+    pub http: HttpConfig,
+    /// Where everything is kept that must outlive the process.
+    pub data_dir: PathBuf,
+    /// Where things are kept that can be had again. In the data directory, if none.
+    pub cache_dir: Option<PathBuf>,
+    /// How QEMU runs.
+    pub qemu: QemuConfig,
+    /// What the local queue takes on.
+    pub local: LocalLimits,
+    /// How the pool goes about its work.
+    pub pace: Pace,
+    /// The kinds of runner on offer.
+    pub profiles: Vec<Profile>,
+}
+
+/// The HTTP side of a configuration.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Whether that may be an address that other hosts reach.
+    pub allow_remote: bool,
+    /// Host names that requests may be for, beside `localhost`.
+    pub names: Vec<String>,
+    /// Where the API token is. In the data directory, if none.
+    pub token_file: Option<PathBuf>,
+    /// How large a request's body may be, in bytes.
+    pub body_limit: u64,
+}
+
+/// How QEMU runs.
+#[derive(Debug, Clone)]
+pub struct QemuConfig {
+    /// The program; found in `PATH` if it is a bare name, and by the backend if none.
+    pub binary: Option<PathBuf>,
+    /// How instances are sped up.
+    pub accel: Accel,
+    /// What all instances may take together. What the host has, if none.
+    pub capacity: Option<Capacity>,
+}
+
+impl Config {
+    /// Reads and checks a file. Relative paths in it start at its directory.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, by file, line and key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let way_out =
+                "name a readable file with --config, or leave it out for the built-in one";
+            let problem = format!("could not read {}: {error}; {way_out}", path.display());
+            ConfigError::new("", problem)
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// The built-in configuration: the sample.
+    pub fn built_in() -> Self {
+        Self::parse(Path::new("built-in monitor.toml"), SAMPLE)
+            .expect("a test parses the sample, so it is valid")
+    }
+
+    /// Checks the text of a file.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { file: path, text };
+        let file = parse_file(&source)?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let http = http(&source, base, file.http)?;
+        let pace = pace(&source, file.pace)?;
+        let qemu = qemu(&source, file.qemu)?;
+        if file.profiles.is_empty() {
+            let problem = "offer at least one [[profile]]; the sample configuration shows how";
+            return Err(source.problem(None, "profile", problem));
+        }
+        let mut profiles: Vec<Profile> = Vec::with_capacity(file.profiles.len());
+        for (index, section) in file.profiles.into_iter().enumerate() {
+            let (span, key) = (section.span(), format!("profile[{index}]"));
+            let profile = profile(&source, base, &key, section)?;
+            if profiles.iter().any(|other| other.name == profile.name) {
+                let place = source.key_in(&span, "name");
+                let problem = format!("there is a profile {} already; rename one", profile.name);
+                return Err(source.problem(Some(place), format!("{key}.name"), problem));
+            }
+            profiles.push(profile);
+        }
+        let in_file_dir = |path: PathBuf| base.join(path);
+        Ok(Self {
+            http,
+            data_dir: file
+                .data
+                .dir
+                .map_or_else(crate::data_dir::default_dir, in_file_dir),
+            cache_dir: file.data.cache.map(in_file_dir),
+            qemu,
+            local: local(file.local),
+            pace,
+            profiles,
+        })
+    }
+
+    /// Refuses profiles of which not even one instance would fit on an empty host of this capacity.
+    ///
+    /// # Errors
+    /// Naming the profile, with the arithmetic.
+    pub fn check_fit(&self, capacity: &Capacity) -> Result<(), ConfigError> {
+        for profile in &self.profiles {
+            if let Some(shortage) = profile.never_fits(capacity) {
+                let problem = format!(
+                    "it can never fit on this host: {shortage}; \
+                     ask for less, or raise the capacity in [qemu]"
+                );
+                return Err(ConfigError::new(
+                    format!("profile {}", profile.name),
+                    problem,
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl HttpConfig {
+    /// Refuses an address that other hosts reach, unless that is what the operator wants.
+    ///
+    /// # Errors
+    /// Naming the address and the way out.
+    pub fn check_listen(&self) -> Result<(), ConfigError> {
+        match self.listen_problem() {
+            Some(problem) => Err(ConfigError::new("listen", problem)),
+            None => Ok(()),
+        }
+    }
+
+    fn listen_problem(&self) -> Option<String> {
+        let remote = !self.listen.ip().to_canonical().is_loopback();
+        (remote && !self.allow_remote).then(|| {
+            format!(
+                "{} can be reached from other hosts; listen on 127.0.0.1, \
+                 or set allow_remote = true in [http]",
+                self.listen
+            )
+        })
+    }
+}
+
+fn parse_file(source: &Source<'_>) -> Result<file::File, ConfigError> {
+    let parser = toml::Deserializer::parse(source.text)
+        .map_err(|error| source.problem(error.span(), "", error.message()))?;
+    serde_path_to_error::deserialize(parser).map_err(|error| {
+        // What wraps a value to keep its place is no key of the file.
+        let path = error.path().to_string();
+        let path = path.replace(".$__serde_spanned_private_value", "");
+        let key = if path == "." { String::new() } else { path };
+        let error = error.into_inner();
+        source.problem(error.span(), key, error.message())
+    })
+}
+
+fn http(source: &Source<'_>, base: &Path, section: file::Http) -> Result<HttpConfig, ConfigError> {
+    let span = section.listen.as_ref().map(Spanned::span);
+    let http = HttpConfig {
+        listen: section.listen.map_or_else(
+            || SocketAddr::from(([127, 0, 0, 1], 8000)),
+            Spanned::into_inner,
+        ),
+        allow_remote: section.allow_remote,
+        names: section.names,
+        token_file: section.token_file.map(|path| base.join(path)),
+        body_limit: section.body_limit.map_or(96 << 20, |size| size.0),
+    };
+    match http.listen_problem() {
+        Some(problem) => Err(source.problem(span, "http.listen", problem)),
+        None => Ok(http),
+    }
+}
+
+fn qemu(source: &Source<'_>, section: file::Qemu) -> Result<QemuConfig, ConfigError> {
+    let spans = [
+        section.vcpus.as_ref().map(Spanned::span),
+        section.memory.as_ref().map(Spanned::span),
+        section.disk.as_ref().map(Spanned::span),
+    ];
+    let vcpus = section.vcpus.map(Spanned::into_inner);
+    let memory = mib(source, "qemu.memory", section.memory)?;
+    let disk = mib(source, "qemu.disk", section.disk)?;
+    let capacity = match (vcpus, memory, disk) {
+        (Some(vcpus), Some(memory_mib), Some(disk_mib)) => Some(Capacity {
+            vcpus,
+            memory_mib,
+            disk_mib,
+            ..Capacity::default()
+        }),
+        (None, None, None) => None,
+        _ => {
+            let span = spans.into_iter().flatten().next();
+            let problem = "set vcpus, memory and disk together, or none of them";
+            return Err(source.problem(span, "qemu", problem));
+        }
+    };
+    Ok(QemuConfig {
+        binary: section.binary,
+        accel: section.accel,
+        capacity,
+    })
+}
+
+fn pace(source: &Source<'_>, section: file::Pace) -> Result<Pace, ConfigError> {
+    let default = Pace::default();
+    let or = |period: Option<units::Period>, default| period.map_or(default, |period| period.0);
+    if let Some(every) = &section.look_every
+        && every.get_ref().0.is_zero()
+    {
+        let problem = "it must be above zero; the default is 5s";
+        return Err(source.problem(Some(every.span()), "pace.look_every", problem));
+    }
+    if let Some(most) = &section.max_actions
+        && *most.get_ref() == 0
+    {
+        let problem = "it must be at least 1; the default is 16";
+        return Err(source.problem(Some(most.span()), "pace.max_actions", problem));
+    }
+    Ok(Pace {
+        look_every: or(
+            section.look_every.map(Spanned::into_inner),
+            default.look_every,
+        ),
+        look_limit: or(section.look_limit, default.look_limit),
+        max_actions: section
+            .max_actions
+            .map_or(default.max_actions, Spanned::into_inner),
+        action_limit: or(section.action_limit, default.action_limit),
+        build_limit: or(section.build_limit, default.build_limit),
+        retry_first: or(section.retry_first, default.retry_first),
+        retry_most: or(section.retry_most, default.retry_most),
+        orphan_limit: or(section.orphan_limit, default.orphan_limit),
+    })
+}
+
+fn local(section: file::Local) -> LocalLimits {
+    let default = LocalLimits::default();
+    let size = |size: Option<Size>, default| size.map_or(default, |size| size.0);
+    let period = |period: Option<units::Period>, default| period.map_or(default, |period| period.0);
+    LocalLimits {
+        log_bytes: size(section.log_limit, default.log_bytes),
+        output_bytes: size(section.output_limit, default.output_bytes),
+        input_bytes: size(section.input_limit, default.input_bytes),
+        queued_jobs: section.queued_jobs.unwrap_or(default.queued_jobs),
+        kept_jobs: section.kept_jobs.unwrap_or(default.kept_jobs),
+        timeout: period(section.timeout, default.timeout),
+        kill_grace: period(section.kill_grace, default.kill_grace),
+    }
+}
+
+fn profile(
+    source: &Source<'_>,
+    base: &Path,
+    key: &str,
+    section: Spanned<file::Profile>,
+) -> Result<Profile, ConfigError> {
+    let span = section.span();
+    let section = section.into_inner();
+    let problem_with = |field: &str, problem: String| {
+        let place = source.key_in(&span, field);
+        source.problem(Some(place), format!("{key}.{field}"), problem)
+    };
+    let forge = section.forge.unwrap_or_else(local_forge);
+    if forge != local_forge() {
+        let problem = format!("there is no forge {forge}; use {LOCAL_FORGE:?}, or leave it out");
+        return Err(problem_with("forge", problem));
+    }
+    let kind = match section.image {
+        file::Image::Micro {} => RecipeKind::Micro {},
+        file::Image::Disk {
+            path,
+            sha256,
+            user_data,
+        } => {
+            if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+                let problem = format!(
+                    "sha256 must be 64 hexadecimal digits; `sha256sum {}` prints them",
+                    path.display()
+                );
+                return Err(problem_with("image", problem));
+            }
+            RecipeKind::Disk {
+                path: base.join(path),
+                sha256: sha256.to_ascii_lowercase(),
+                user_data: user_data.into(),
+            }
+        }
+    };
+    let recipe = Recipe {
+        profile: section.name,
+        kind,
+    };
+    let resources = Resources {
+        vcpus: section.vcpus.unwrap_or(1),
+        memory_mib: mib(source, &format!("{key}.memory"), Some(section.memory))?.unwrap_or(0),
+        disk_mib: mib(source, &format!("{key}.disk"), section.disk)?.unwrap_or(0),
+        ..Resources::default()
+    };
+    let mut profile = Profile::new(forge, recipe, resources);
+    profile.labels = section.labels;
+    profile.network = section.network;
+    profile.min_idle = section.min_idle.unwrap_or(profile.min_idle);
+    profile.max = section.max.unwrap_or(profile.max.max(profile.min_idle));
+    if let Some(limit) = section.start_timeout {
+        profile.timeouts.start = limit.0;
+    }
+    if let Some(limit) = section.offline_timeout {
+        profile.timeouts.offline = limit.0;
+    }
+    profile.image_max_age = section.image_max_age.map(|age| age.0);
+    if profile.min_idle > profile.max {
+        let (min, max) = (profile.min_idle, profile.max);
+        let problem = format!("{min} is above max = {max}; lower it or raise max");
+        return Err(problem_with("min_idle", problem));
+    }
+    if profile.max == 0 {
+        let problem = "it must be at least 1; remove the profile to offer none".to_owned();
+        return Err(problem_with("max", problem));
+    }
+    match profile.check() {
+        Ok(()) => Ok(profile),
+        Err(error) => Err(source.problem(Some(span), key, error.to_string())),
+    }
+}
+
+/// The name of the local queue.
+pub fn local_forge() -> ForgeName {
+    ForgeName::new(LOCAL_FORGE).expect("a lower-case word is a valid name")
+}
+
+fn mib(
+    source: &Source<'_>,
+    key: &str,
+    size: Option<Spanned<Size>>,
+) -> Result<Option<u64>, ConfigError> {
+    let Some(size) = size else { return Ok(None) };
+    match size.get_ref().whole_mib() {
+        Some(mib) => Ok(Some(mib)),
+        None => {
+            let problem = "it must be a whole number of MiB";
+            Err(source.problem(Some(size.span()), key, problem))
+        }
+    }
+}

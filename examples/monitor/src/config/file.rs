@@ -1,0 +1,135 @@
+//! The shape of the configuration file: sections and keys, before they mean anything.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+
+use runner_core::{ForgeName, Label, ProfileName, hypervisor::Network, image::UserDataDelivery};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::units::{Period, Size};
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub http: Http,
+    pub data: Data,
+    pub qemu: Qemu,
+    pub local: Local,
+    pub pace: Pace,
+    #[serde(rename = "profile")]
+    pub profiles: Vec<Spanned<Profile>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Http {
+    pub listen: Option<Spanned<SocketAddr>>,
+    pub allow_remote: bool,
+    pub names: Vec<String>,
+    pub token_file: Option<PathBuf>,
+    pub body_limit: Option<Size>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Data {
+    pub dir: Option<PathBuf>,
+    pub cache: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Qemu {
+    pub binary: Option<PathBuf>,
+    pub accel: Accel,
+    pub vcpus: Option<Spanned<u32>>,
+    pub memory: Option<Spanned<Size>>,
+    pub disk: Option<Spanned<Size>>,
+}
+
+/// How instances are sped up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// KVM where a guest really runs with it, TCG elsewhere.
+    #[default]
+    Auto,
+    /// The host's own virtualisation, or nothing.
+    Kvm,
+    /// Software emulation.
+    Tcg,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Local {
+    pub log_limit: Option<Size>,
+    pub output_limit: Option<Size>,
+    pub input_limit: Option<Size>,
+    pub queued_jobs: Option<usize>,
+    pub kept_jobs: Option<u64>,
+    pub timeout: Option<Period>,
+    pub kill_grace: Option<Period>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Pace {
+    pub look_every: Option<Spanned<Period>>,
+    pub look_limit: Option<Period>,
+    pub max_actions: Option<Spanned<usize>>,
+    pub action_limit: Option<Period>,
+    pub build_limit: Option<Period>,
+    pub retry_first: Option<Period>,
+    pub retry_most: Option<Period>,
+    pub orphan_limit: Option<Period>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Profile {
+    pub name: ProfileName,
+    pub forge: Option<ForgeName>,
+    #[serde(default)]
+    pub labels: BTreeSet<Label>,
+    pub image: Image,
+    pub vcpus: Option<u32>,
+    pub memory: Spanned<Size>,
+    pub disk: Option<Spanned<Size>>,
+    pub min_idle: Option<u32>,
+    pub max: Option<u32>,
+    #[serde(default)]
+    pub network: Network,
+    pub start_timeout: Option<Period>,
+    pub offline_timeout: Option<Period>,
+    pub image_max_age: Option<Period>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum Image {
+    Micro {},
+    Disk {
+        path: PathBuf,
+        sha256: String,
+        #[serde(default)]
+        user_data: UserData,
+    },
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum UserData {
+    #[default]
+    None,
+    NoCloud,
+}
+
+impl From<UserData> for UserDataDelivery {
+    fn from(word: UserData) -> Self {
+        match word {
+            UserData::None => Self::None,
+            UserData::NoCloud => Self::NoCloud,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The directory with everything that must outlive the process. One process at a time has it.
+
+use std::{
+    env,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+
+/// A data directory that this process has to itself, until this is dropped or the process ends.
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory when missing, for its owner only, and locks it.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be made or written to.
+    pub fn lock(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| {
+                format!("could not make the data directory {shown}; choose one with --data")
+            })?;
+        // Absolute, because instances keep paths to it.
+        let path = fs::canonicalize(path)
+            .with_context(|| format!("could not find the data directory {shown}"))?;
+        let file = path.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&file)
+            .with_context(|| format!("could not open {}", file.display()))?;
+        match lock.try_lock() {
+            Ok(()) => (),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // For the message only; whoever holds it may not have written it yet.
+                let _ = lock.read_to_string(&mut holder);
+                let holder = match holder.trim() {
+                    "" => "another process".to_owned(),
+                    pid => format!("process {pid}"),
+                };
+                bail!(
+                    "the data directory {shown} is in use by {holder}; \
+                     stop it, or choose another directory with --data"
+                );
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("could not lock {}", file.display()));
+            }
+        }
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .with_context(|| format!("could not write {}", file.display()))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The store's file.
+    pub fn store_file(&self) -> PathBuf {
+        self.path.join("store.sqlite")
+    }
+}
+
+/// Where the data is when nobody says: one place for root, and one in each user's home.
+pub fn default_dir() -> PathBuf {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    if is_root {
+        return PathBuf::from("/var/lib/monitor");
+    }
+    let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = state.filter(|path| path.is_absolute());
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/".into()));
+    state
+        .unwrap_or_else(|| home().join(".local/state"))
+        .join("monitor")
+}
+
+/// Where the API token is, unless it is said to be elsewhere.
+pub fn token_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("api-token")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_told_who_has_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let held = DataDir::lock(&path).unwrap();
+        let error = DataDir::lock(&path).err().unwrap().to_string();
+        let pid = std::process::id().to_string();
+        assert!(
+            error.contains("in use by process") && error.contains(&pid),
+            "{error}"
+        );
+        drop(held);
+        DataDir::lock(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+    }
+}

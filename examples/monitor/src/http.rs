@@ -1,0 +1,134 @@
+//! The HTTP side: what it shares, and which path leads where.
+//!
+//! No route waits for the pool's loop: reads take what was last published, and a job is queued from memory.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use poem::{Endpoint, EndpointExt, Route, get};
+use poem_openapi::OpenApiService;
+use runner_core::{EventLog, Profile, Status, local::LocalQueue};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::token::Token;
+
+mod dashboard;
+mod door;
+mod events;
+mod health;
+mod jobs;
+mod log;
+mod pool;
+mod problem;
+mod strict;
+
+pub use door::Door;
+use problem::Problem;
+
+/// Where the API is.
+pub const API: &str = "/api/v2";
+
+/// How many streams may be followed at once.
+const STREAMS: usize = 512;
+
+/// How often a stream that is silent says that it is alive.
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// What the routes work on. Clones share it.
+#[derive(Clone)]
+pub struct Shared(Arc<Inner>);
+
+struct Inner {
+    queue: LocalQueue,
+    events: EventLog,
+    status: watch::Receiver<Arc<Status>>,
+    profiles: Vec<Profile>,
+    input_limit: u64,
+    token: Token,
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+/// What [`Shared`] is made of.
+pub struct Parts {
+    /// Takes the jobs.
+    pub queue: LocalQueue,
+    /// What happened.
+    pub events: EventLog,
+    /// The pool as it was last seen.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// The kinds of runner on offer.
+    pub profiles: Vec<Profile>,
+    /// How much a job's input files may take together, in bytes.
+    pub input_limit: u64,
+    /// Who may change things.
+    pub token: Token,
+    /// Ends every stream.
+    pub stop: CancellationToken,
+}
+
+impl Shared {
+    /// Takes the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            queue: parts.queue,
+            events: parts.events,
+            status: parts.status,
+            profiles: parts.profiles,
+            input_limit: parts.input_limit,
+            token: parts.token,
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            stop: parts.stop,
+        }))
+    }
+
+    fn status(&self) -> Arc<Status> {
+        self.0.status.borrow().clone()
+    }
+
+    /// `stream`, until the service stops. Fails when there are too many.
+    fn limited<S: Stream + Send + 'static>(
+        &self,
+        stream: S,
+    ) -> Result<impl Stream<Item = S::Item> + Send + 'static, Problem>
+    where
+        S::Item: Send,
+    {
+        let Ok(permit) = self.0.streams.clone().try_acquire_owned() else {
+            return Err(Problem::too_many(format!(
+                "{STREAMS} streams are followed already"
+            )));
+        };
+        let stream = stream.map(move |item| {
+            let _held_as_long_as_the_stream = &permit;
+            item
+        });
+        Ok(stream.take_until(self.0.stop.clone().cancelled_owned()))
+    }
+}
+
+/// Every path.
+pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
+    let apis = (
+        jobs::JobsApi(shared.clone()),
+        log::LogApi(shared.clone()),
+        pool::PoolApi(shared.clone()),
+        events::EventsApi(shared.clone()),
+    );
+    let service = OpenApiService::new(apis, "monitor", env!("CARGO_PKG_VERSION"))
+        .description("A pool of single-use CI runners in virtual machines.")
+        .server(API);
+    let document = service.spec_endpoint();
+    Route::new()
+        .at("/", get(dashboard::page))
+        .at("/healthz", get(health::healthz))
+        .at("/readyz", get(health::readyz))
+        .at(format!("{API}/openapi.json"), document)
+        .nest(API, service)
+        .data(shared)
+        .around(move |endpoint, request| {
+            let door = door.clone();
+            async move { door.pass(endpoint, request).await }
+        })
+}

@@ -1,0 +1,51 @@
+//! JSON whose mistakes are named by their place: `files[0].path: missing field`.
+
+use std::borrow::Cow;
+
+use poem_openapi::{
+    registry::{MetaSchemaRef, Registry},
+    types::{ParseError, ParseFromJSON, ParseResult, Type},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// A `T` in the document, and read by what serde knows of it.
+pub struct Strict<T>(pub T);
+
+impl<T: Type> Type for Strict<T> {
+    const IS_REQUIRED: bool = true;
+
+    type RawValueType = T::RawValueType;
+
+    type RawElementValueType = T::RawElementValueType;
+
+    fn name() -> Cow<'static, str> {
+        T::name()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn as_raw_value(&self) -> Option<&Self::RawValueType> {
+        self.0.as_raw_value()
+    }
+
+    fn raw_element_iter<'a>(
+        &'a self,
+    ) -> Box<dyn Iterator<Item = &'a Self::RawElementValueType> + 'a> {
+        self.0.raw_element_iter()
+    }
+}
+
+impl<T: Type + DeserializeOwned> ParseFromJSON for Strict<T> {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        let value = value.unwrap_or_default();
+        let parsed = serde_path_to_error::deserialize(value);
+        parsed.map(Self).map_err(ParseError::custom)
+    }
+}

@@ -1,0 +1,16 @@
+//! The service an operator runs over a pool of single-use CI runners, and the commands that talk to it.
+//!
+//! Read in this order: [`config`] (what can be chosen), [`compose`] (which backends there are),
+//! [`serve`] (one service from its start to its end), [`http`] (what it answers), [`client`] and
+//! [`commands`] (what the command line does with it).
+
+pub mod client;
+pub mod commands;
+pub mod compose;
+pub mod config;
+pub mod data_dir;
+pub mod http;
+pub mod logs;
+pub mod opening;
+pub mod serve;
+pub mod token;

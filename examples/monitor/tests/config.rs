@@ -1,0 +1,290 @@
+//! Every mistake in a configuration is named by file, line and key, with the way out.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use monitor::config::{Config, SAMPLE};
+use runner_core::{Capacity, image::RecipeKind};
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("etc/monitor.toml"), text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_sample_is_valid_and_is_the_default() {
+    let config = Config::built_in();
+    assert_eq!(config.http.listen, SocketAddr::from(([127, 0, 0, 1], 8000)));
+    assert_eq!(config.profiles[0].name.as_str(), "micro");
+    assert_eq!(config.profiles[0].resources.memory_mib, 256);
+}
+
+/// The keys that are commented out must be valid too, and hold the defaults that they claim.
+#[test]
+fn the_samples_comments_are_true() {
+    let uncommented: String = SAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if is_toml(rest) => rest,
+            _ => line,
+        })
+        .map(|line| {
+            line.replace("<data dir>", "/var/lib/monitor")
+                .replace('…', &"0".repeat(64))
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    let full = parse(&uncommented).unwrap();
+    let brief = Config::built_in();
+    assert_eq!(full.profiles.len(), 2);
+    assert_eq!(full.profiles[0], brief.profiles[0]);
+    assert_eq!((full.local, full.pace), (brief.local, brief.pace));
+    assert_eq!(full.http.body_limit, brief.http.body_limit);
+    assert_eq!(full.qemu.accel, brief.qemu.accel);
+}
+
+/// A key with its value, or a table's head; not a sentence.
+fn is_toml(line: &str) -> bool {
+    let key = line.split_once(" = ").map_or("", |(key, _)| key);
+    let is_key = !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    is_key || line.starts_with("[[")
+}
+
+#[test]
+fn paths_start_at_the_files_directory() {
+    let text = r#"
+data = { dir = "state" }
+[[profile]]
+name = "debian"
+memory = "1GiB"
+start_timeout = "1m30s"
+image = { kind = "disk", path = "debian.qcow2", sha256 = "SHA", user_data = "nocloud" }
+"#;
+    let config = parse(&text.replace("SHA", &"A".repeat(64))).unwrap();
+    assert_eq!(config.data_dir, Path::new("etc/state"));
+    assert_eq!(config.profiles[0].timeouts.start, Duration::from_secs(90));
+    let RecipeKind::Disk { path, sha256, .. } = &config.profiles[0].recipe.kind else {
+        panic!("not a disk");
+    };
+    assert_eq!(path, Path::new("etc/debian.qcow2"));
+    assert_eq!(*sha256, "a".repeat(64));
+}
+
+#[test]
+fn every_mistake_is_named_with_the_way_out() {
+    let profile =
+        "[[profile]]\nname = \"micro\"\nmemory = \"256MiB\"\nimage = { kind = \"micro\" }\n";
+    // What is written before the profile, what after it, and what must be said.
+    let table: &[(&str, &str, &[&str])] = &[
+        ("[http]\nlisten = \"8000\"\n", "", &[":2:", "http.listen"]),
+        (
+            "[http]\nlisten = \"0.0.0.0:8000\"\n",
+            "",
+            &[":2:", "http.listen", "allow_remote = true"],
+        ),
+        (
+            "[http]\nlisten = \"[::]:8000\"\n",
+            "",
+            &[":2:", "http.listen", "allow_remote = true"],
+        ),
+        (
+            "[http]\nlissten = \"x\"\n",
+            "",
+            &[":2:", "lissten", "expected one of", "`listen`"],
+        ),
+        (
+            "[http]\nnames = \"ci\"\n",
+            "",
+            &[":2:", "http.names", "sequence"],
+        ),
+        (
+            "[http]\nbody_limit = 5\n",
+            "",
+            &[":2:", "http.body_limit", "512MiB"],
+        ),
+        ("[htttp]\n", "", &[":1:", "htttp", "`http`"]),
+        ("[http\n", "", &[":1:", "]"]),
+        ("[http]\nlisten =\n", "", &[":2:"]),
+        (
+            "[qemu]\naccel = \"xen\"\n",
+            "",
+            &[":2:", "qemu.accel", "`auto`", "`kvm`", "`tcg`"],
+        ),
+        ("[qemu]\nvcpus = -1\n", "", &[":2:", "qemu.vcpus", "u32"]),
+        (
+            "[qemu]\nmemory = \"2GiB\"\n",
+            "",
+            &[":2:", "qemu", "vcpus, memory and disk together"],
+        ),
+        (
+            "[qemu]\nmemory = \"lots\"\n",
+            "",
+            &[":2:", "qemu.memory", "\"lots\" is not a size", "2GiB"],
+        ),
+        (
+            "[qemu]\nmemory = \"2GB\"\n",
+            "",
+            &[":2:", "qemu.memory", "GiB"],
+        ),
+        (
+            "[qemu]\nmemory = \"1000KiB\"\n",
+            "",
+            &[":2:", "qemu.memory", "whole number of MiB"],
+        ),
+        (
+            "[local]\ntimeout = \"soon\"\n",
+            "",
+            &[":2:", "local.timeout", "\"soon\" is not a duration", "90s"],
+        ),
+        (
+            "[local]\ntimeout = 90\n",
+            "",
+            &[":2:", "local.timeout", "\"90s\""],
+        ),
+        (
+            "[local]\nkill_grace = \"5\"\n",
+            "",
+            &[":2:", "local.kill_grace", "add a unit"],
+        ),
+        (
+            "[pace]\nlook_every = \"0s\"\n",
+            "",
+            &[":2:", "pace.look_every", "above zero"],
+        ),
+        (
+            "[pace]\nmax_actions = 0\n",
+            "",
+            &[":2:", "pace.max_actions", "at least 1"],
+        ),
+        (
+            "",
+            "min_idle = 3\nmax = 2\n",
+            &[":5:", "profile[0].min_idle", "3 is above max = 2"],
+        ),
+        (
+            "",
+            "min_idle = 0\nmax = 0\n",
+            &[":6:", "profile[0].max", "at least 1"],
+        ),
+        (
+            "",
+            "vcpus = 0\n",
+            &[":1:", "vcpus of profile micro", "at least 1"],
+        ),
+        (
+            "",
+            "forge = \"github\"\n",
+            &[":5:", "profile[0].forge", "\"local\""],
+        ),
+        (
+            "",
+            "forge = \"Git Hub\"\n",
+            &[":5:", "profile[0].forge", "lower-case"],
+        ),
+        (
+            "",
+            "labels = [\"a,b\"]\n",
+            &[":5:", "profile[0].labels[0]", "comma"],
+        ),
+        (
+            "",
+            "network = \"closed\"\n",
+            &[":5:", "profile[0].network", "`open`", "`restricted`"],
+        ),
+        (
+            "",
+            "start_timeout = \"0s\"\n",
+            &["start timeout of profile micro", "above zero"],
+        ),
+        ("", "disk = \"10 GB\"\n", &[":5:", "profile[0].disk", "GiB"]),
+        ("", "max = 2\nmax = 3\n", &[":6:", "duplicate key"]),
+        (
+            "",
+            "[[profile]]\nname = \"micro\"\nmemory = \"1GiB\"\nimage = { kind = \"micro\" }\n",
+            &[":6:", "profile[1].name", "already", "rename"],
+        ),
+        (
+            "",
+            "[[profile]]\nname = \"Big\"\nmemory = \"1GiB\"\nimage = { kind = \"micro\" }\n",
+            &[":6:", "profile[1].name", "lower-case"],
+        ),
+        (
+            "",
+            "[[profile]]\nname = \"b\"\nimage = { kind = \"micro\" }\n",
+            &[":5:", "profile[1]", "missing field `memory`"],
+        ),
+        (
+            "",
+            "[[profile]]\nname = \"b\"\nmemory = \"1GiB\"\n",
+            &[":5:", "profile[1]", "missing field `image`"],
+        ),
+        (
+            "",
+            "[[profile]]\nmemory = \"1GiB\"\nimage = { kind = \"micro\" }\n",
+            &[":5:", "missing field `name`"],
+        ),
+        (
+            "",
+            "[[profile]]\nname = \"b\"\nmemory = \"1GiB\"\nimage = { kind = \"tiny\" }\n",
+            &[":8:", "profile[1].image", "`micro`", "`disk`"],
+        ),
+        (
+            "",
+            "[[profile]]\nname = \"b\"\nmemory = \"1GiB\"\nimage = { kind = \"disk\", path = \"x\" }\n",
+            &[":8:", "profile[1].image", "missing field `sha256`"],
+        ),
+        (
+            "",
+            "[[profile]]\nname = \"b\"\nmemory = \"1GiB\"\nimage = { kind = \"disk\", path = \"x\", sha256 = \"ab\" }\n",
+            &[
+                ":8:",
+                "profile[1].image",
+                "64 hexadecimal digits",
+                "sha256sum",
+            ],
+        ),
+        (
+            "",
+            "[[profile]]\nname = \"b\"\nmemory = \"1GiB\"\nimage = { kind = \"micro\", path = \"x\" }\n",
+            &[":8:", "profile[1].image", "unknown field `path`"],
+        ),
+    ];
+    for (before, after, says) in table {
+        let text = format!("{before}{profile}{after}");
+        let error = parse(&text)
+            .err()
+            .unwrap_or_else(|| panic!("was taken:\n{text}"));
+        assert!(
+            error.starts_with("etc/monitor.toml:"),
+            "no file in: {error}"
+        );
+        for part in *says {
+            assert!(
+                error.contains(part),
+                "{part:?} is not in: {error}\nof:\n{text}"
+            );
+        }
+        assert!(!error.contains('\n'), "more than a line: {error}");
+    }
+    let error = parse("[http]\n").unwrap_err();
+    assert!(error.contains("at least one [[profile]]"), "{error}");
+}
+
+#[test]
+fn a_profile_that_can_never_fit_is_refused_with_the_arithmetic() {
+    let config = Config::built_in();
+    let small = Capacity {
+        vcpus: 8,
+        memory_mib: 128,
+        ..Capacity::default()
+    };
+    let error = config.check_fit(&small).unwrap_err().to_string();
+    let arithmetic = "memory: 256 MiB needed, 128 MiB of 128 MiB free";
+    assert!(
+        error.contains("profile micro") && error.contains(arithmetic),
+        "{error}"
+    );
+    let enough = Capacity {
+        memory_mib: 256,
+        ..small
+    };
+    config.check_fit(&enough).unwrap();
+}

@@ -1,0 +1,290 @@
+//! The service's process: how it starts, what it refuses, how it ends.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+/// Nothing in it works, and nothing in it downloads anything.
+const CONFIG: &str = r#"
+[http]
+listen = "127.0.0.1:0"
+[qemu]
+binary = "/no/such/qemu"
+accel = "tcg"
+vcpus = 2
+memory = "1GiB"
+disk = "1GiB"
+[[profile]]
+name = "disk"
+image = { kind = "disk", path = "/no/such/disk.qcow2", sha256 = "SHA" }
+memory = "256MiB"
+"#;
+
+struct Process {
+    child: Child,
+    url: String,
+    log: mpsc::Receiver<String>,
+    heard: String,
+}
+
+fn serve(dir: &Path, args: &[&str]) -> Command {
+    let file = dir.join("monitor.toml");
+    if !file.exists() {
+        fs::write(&file, CONFIG.replace("SHA", &"0".repeat(64))).unwrap();
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_monitor"));
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(file)
+        .arg("--data")
+        .arg(dir.join("data"))
+        .args(args)
+        .env_remove("MONITOR_API_TOKEN")
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Process {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let err = BufReader::new(child.stderr.take().unwrap());
+        let (send, log) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in err.lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        let mut process = Self {
+            child,
+            url: String::new(),
+            log,
+            heard: String::new(),
+        };
+        let line = process.hear("listening on http://");
+        let at = line.find("http://").unwrap();
+        process.url = line[at..].trim_end_matches(['"', '}']).to_owned();
+        if let Some(end) = process.url.find('"') {
+            process.url.truncate(end);
+        }
+        process
+    }
+
+    fn hear(&mut self, what: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(Duration::from_secs(20));
+            let line = line.unwrap_or_else(|_| panic!("never said {what:?}:\n{}", self.heard));
+            self.heard.push_str(&line);
+            self.heard.push('\n');
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Its exit code and everything it said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().unwrap().code();
+        while let Ok(line) = self.log.recv_timeout(Duration::from_secs(2)) {
+            self.heard.push_str(&line);
+            self.heard.push('\n');
+        }
+        (code, std::mem::take(&mut self.heard))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn refused(mut command: Command, code: i32, says: &[&str]) -> Output {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in says {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    output
+}
+
+fn dir() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn it_stays_up_with_nothing_that_works_and_ends_well_on_either_signal() {
+    for signal in ["TERM", "INT"] {
+        let dir = dir();
+        let process = Process::start(serve(dir.path(), &[]));
+        let monitor = Command::new(env!("CARGO_BIN_EXE_monitor"))
+            .args(["workers", "--server", &process.url])
+            .output()
+            .unwrap();
+        assert_eq!(monitor.status.code(), Some(0));
+        process.signal(signal);
+        let (code, heard) = process.end();
+        assert_eq!(code, Some(0), "{heard}");
+        assert!(heard.contains("Stopped."), "{heard}");
+    }
+}
+
+#[test]
+fn a_token_is_generated_for_its_owner_only_and_only_its_path_is_told() {
+    let dir = dir();
+    let mut process = Process::start(serve(dir.path(), &["--log", "trace,hyper=off,mio=off"]));
+    let file = dir.path().join("data/api-token");
+    let token = fs::read_to_string(&file).unwrap().trim().to_owned();
+    assert_eq!(token.len(), 64);
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let data = dir.path().join("data");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_monitor"))
+        .args([
+            "run",
+            "--server",
+            &process.url,
+            "--data",
+            data.to_str().unwrap(),
+        ])
+        .args(["--env", "PASSWORD=planted-secret-77aa", "--", "true"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.hear("is queued");
+    let pid = run.id().to_string();
+    Command::new("kill")
+        .args(["-s", "INT", &pid])
+        .status()
+        .unwrap();
+    let mut said = String::new();
+    run.stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{said}");
+    process.signal("TERM");
+    let (_, heard) = process.end();
+    assert!(heard.contains(file.to_str().unwrap()), "{heard}");
+    assert!(!heard.contains(&token) && !said.contains(&token));
+    assert!(!heard.contains("planted-secret-77aa"), "{heard}");
+    // The next start takes the same one.
+    let process = Process::start(serve(dir.path(), &[]));
+    assert_eq!(fs::read_to_string(&file).unwrap().trim(), token);
+    drop(process);
+}
+
+#[test]
+fn guessable_and_exposed_tokens_are_refused() {
+    let dir = dir();
+    let mut sample = serve(dir.path(), &[]);
+    sample.env("MONITOR_API_TOKEN", "ChangeMe");
+    refused(
+        sample,
+        1,
+        &["MONITOR_API_TOKEN", "sample", "openssl rand -hex 32"],
+    );
+    let file = dir.path().join("data/api-token");
+    fs::write(&file, "s3cret-and-shared").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = refused(serve(dir.path(), &[]), 1, &["chmod 600"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("s3cret"));
+}
+
+#[test]
+fn a_second_service_on_one_data_directory_is_refused() {
+    let dir = dir();
+    let process = Process::start(serve(dir.path(), &[]));
+    let pid = process.child.id().to_string();
+    refused(
+        serve(dir.path(), &[]),
+        1,
+        &["in use by process", &pid, "--data"],
+    );
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_the_way_out() {
+    let dir = dir();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    refused(
+        serve(dir.path(), &["--listen", &address]),
+        1,
+        &[&address, "--listen", "in use"],
+    );
+}
+
+#[test]
+fn what_other_hosts_reach_needs_the_operators_word() {
+    let dir = dir();
+    let refused = |listen: &str| {
+        refused(
+            serve(dir.path(), &["--listen", listen]),
+            2,
+            &[listen, "allow_remote = true"],
+        );
+    };
+    refused("0.0.0.0:0");
+    refused("[::]:0");
+}
+
+#[test]
+fn a_bad_configuration_ends_with_code_2_and_its_line() {
+    let dir = dir();
+    let file = dir.path().join("monitor.toml");
+    fs::write(&file, "[http]\nlissten = 1\n").unwrap();
+    let line = format!("{}:2:", file.display());
+    refused(serve(dir.path(), &[]), 2, &[&line, "lissten"]);
+    let mut check = Command::new(env!("CARGO_BIN_EXE_monitor"));
+    check.args(["check", "--config"]).arg(&file);
+    refused(check, 2, &[&line]);
+    let mut check = Command::new(env!("CARGO_BIN_EXE_monitor"));
+    check.args(["check", "--config", "/no/such/file.toml"]);
+    refused(check, 2, &["/no/such/file.toml"]);
+    refused(
+        serve(dir.path(), &["--log", "info=info=info"]),
+        2,
+        &["--log", "runner_core=debug"],
+    );
+    assert!(
+        !dir.path().join("data").exists(),
+        "nothing is made before the configuration is good"
+    );
+}
+
+#[test]
+fn json_logs_are_json() {
+    let dir = dir();
+    let process = Process::start(serve(dir.path(), &["--log-format", "json"]));
+    process.signal("TERM");
+    let (code, heard) = process.end();
+    assert_eq!(code, Some(0), "{heard}");
+    for line in heard.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            line["timestamp"].is_string() && line["level"].is_string(),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,470 @@
+//! Weather: random events and faults, then calm, then "settled".
+//!
+//! Each storm runs a whole pool with two forges (one whose guests pull, and the local queue) on a fake host,
+//! by a paused clock: jobs are submitted, lists fail, hang or come back short, calls lose their answers or
+//! have half an effect, machines die, runners and records vanish, and the pool itself dies at any await and
+//! starts again. Then everything behaves, and what the fakes know to be true is compared with what was
+//! promised: no job killed, none run twice, none lost but with its machine, every log complete, nothing
+//! left over.
+//!
+//! A storm that fails prints its seed; `STORM_SEED=n cargo test -p runner-core --test weather one_storm`
+//! repeats it. `STORMS=n` sets how many there are (1,200 by default).
+//!
+//! # The storms notice
+//!
+//! `scripts/plant-bugs` plants each of these in a copy of the tree and expects the storms to fail:
+//!
+//! | planted bug | how it shows |
+//! |---|---|
+//! | a runner that is busy may be deregistered (fake and local forge say yes) | a machine was destroyed while a job ran on it |
+//! | retiring destroys first and deregisters afterwards | a machine was destroyed while a job ran on it |
+//! | a machine that one list lacks counts as gone at once | a machine was destroyed while a job ran on it |
+//! | a forge that cannot be listed counts as one without runners | idle and busy workers are retired; churn |
+//! | a guest of an orphan is not asked whether it works | a machine was destroyed while a job ran on it |
+//! | the record is written after the machine was made | a machine is left that nobody retires, or a runner |
+//! | the record is forgotten before the machine is destroyed | after a crash the worker is an orphan whose runner is left over |
+//! | a list that began before an action ended is believed | more workers are made than wanted |
+//! | a retired worker's runner is not deregistered | registrations are left over |
+//! | a process is spawned again when its job is taken up again | a job's log holds a line twice |
+//! | the log and how far it was read are written apart | a log has a gap or a repeat after a crash |
+//! | a failed action is never tried again | the pool does not settle |
+//! | images are deleted although a machine boots them | an image was deleted under a machine |
+//! | what is being destroyed holds no room | the host refuses machines: the pool starves or fails |
+//! | a driver that failed is not attached again | a local job never ends |
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use runner_core::{
+    Clock, EventLog, Forge, ForgeName, Hypervisor, JobId, OwnerId, Pace, Pool, PoolParts, Profile,
+    ProfileName, Resources, Store, WorkerName,
+    fake::{Call, FakeJobState, FakeWorld, Fault},
+    image::{Recipe, RecipeKind},
+    local::{JobSpec, JobState, LocalLimits, LocalQueue, Run},
+    reservation::ReserveRequest,
+};
+
+/// What was submitted to the local queue, and what must become of it.
+struct Expected {
+    lines: u32,
+    exit: u8,
+}
+
+struct Storm {
+    rng: SmallRng,
+    clock: Clock,
+    world: FakeWorld,
+    store: Store,
+    hub: ForgeName,
+    local: ForgeName,
+    profiles: Vec<Profile>,
+    local_jobs: BTreeMap<JobId, Expected>,
+    /// Workers whose machine was killed by the storm: what ran there may be lost.
+    struck: BTreeSet<WorkerName>,
+    raging: Arc<AtomicBool>,
+}
+
+/// One life of the process.
+struct Life {
+    pool: Pool,
+    queue: LocalQueue,
+}
+
+fn name<T: std::str::FromStr<Err = runner_core::Error>>(text: &str) -> T {
+    text.parse().expect("a valid name")
+}
+
+impl Storm {
+    fn new(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let clock = Clock::following_tokio("2026-01-01T00:00:00Z".parse().expect("a time"));
+        let world = FakeWorld::new(clock);
+        let room = rng.random_range(3..10);
+        world.set_capacity(Resources {
+            vcpus: 64,
+            memory_mib: room * 1024,
+            ..Resources::default()
+        });
+        let (hub, local): (ForgeName, ForgeName) = (name("hub"), name("local"));
+        let profiles = [("pulled", &hub), ("pushed", &local), ("rare", &local)]
+            .into_iter()
+            .map(|(text, forge)| {
+                let recipe = Recipe { profile: name(text), kind: RecipeKind::Micro {} };
+                let memory_mib = 1024 * rng.random_range(1..=2);
+                let resources = Resources { vcpus: 1, memory_mib, ..Resources::default() };
+                let mut profile = Profile::new(forge.clone(), recipe, resources);
+                profile.max = rng.random_range(1..5);
+                profile.min_idle = if text == "rare" { 0 } else { rng.random_range(0..=1) };
+                profile.timeouts.start = Duration::from_secs(30);
+                profile.timeouts.offline = Duration::from_secs(60);
+                profile
+            })
+            .collect();
+        let store = Store::in_memory().expect("a store");
+        let raging = Arc::new(AtomicBool::new(true));
+        let storm = Self {
+            rng,
+            clock,
+            world,
+            store,
+            hub,
+            local,
+            profiles,
+            local_jobs: BTreeMap::new(),
+            struck: BTreeSet::new(),
+            raging,
+        };
+        storm.begin_mischief(seed);
+        storm
+    }
+
+    /// Faults come in spells, so that there are calm and wild hours in one storm.
+    fn begin_mischief(&self, seed: u64) {
+        let rng = Mutex::new(SmallRng::seed_from_u64(!seed));
+        let (clock, raging) = (self.clock, self.raging.clone());
+        let mut spell = (clock.now(), 0.0);
+        self.world.misbehave(move |call| {
+            if !raging.load(Ordering::Relaxed) {
+                return None;
+            }
+            let mut rng = rng.lock().expect("no panic under it");
+            let now = clock.now();
+            if now > spell.0 {
+                let strength = [0.0, 0.05, 0.3][rng.random_range(0..3)];
+                spell = (now + Duration::from_secs(rng.random_range(1..20)), strength);
+            }
+            if !rng.random_bool(spell.1) {
+                return None;
+            }
+            let slow = Fault::Slow(Duration::from_millis(rng.random_range(1..5000)));
+            let is_list = matches!(call, Call::Instances | Call::Runners(_) | Call::Jobs(_));
+            let faults = match call {
+                // A short list of what is not guarded by another question would be a lie too far:
+                // the machines' is confirmed by a second one, the runners' by the forge itself.
+                Call::Runners(_) | Call::Instances => {
+                    vec![Fault::Before, Fault::Hang, slow, Fault::Short]
+                }
+                _ if is_list => vec![Fault::Before, Fault::Hang, slow],
+                Call::Images => vec![Fault::Before, slow],
+                Call::Guest(_) => vec![Fault::Before, Fault::After, slow],
+                _ => vec![Fault::Before, Fault::After, Fault::Hang, slow],
+            };
+            Some(faults[rng.random_range(0..faults.len())])
+        });
+    }
+
+    async fn live(&self) -> Life {
+        let events = EventLog::open(self.store.clone()).await.expect("events");
+        let limits = LocalLimits::default();
+        let queue = LocalQueue::open(self.store.clone(), events.clone(), self.clock, limits)
+            .await
+            .expect("the queue");
+        let forges: BTreeMap<ForgeName, Arc<dyn Forge>> = [
+            (self.hub.clone(), Arc::new(self.world.forge(self.hub.clone())) as Arc<dyn Forge>),
+            (self.local.clone(), Arc::new(queue.clone())),
+        ]
+        .into();
+        let pool = Pool::start(PoolParts {
+            hypervisor: Arc::new(self.world.hypervisor()),
+            forges,
+            builder: Arc::new(self.world.builder()),
+            store: self.store.clone(),
+            events,
+            owner: self.store.owner(OwnerId::new("storm").expect("a name")).await.expect("owner"),
+            profiles: self.profiles.clone(),
+            pace: Pace {
+                look_limit: Duration::from_secs(8),
+                action_limit: Duration::from_secs(10),
+                build_limit: Duration::from_secs(30),
+                ..Pace::default()
+            },
+            clock: self.clock,
+        })
+        .await
+        .expect("a pool");
+        Life { pool, queue }
+    }
+
+    fn seconds(&mut self, most: f64) -> Duration {
+        let share: f64 = self.rng.random();
+        Duration::from_secs_f64(share * share * most)
+    }
+
+    fn any<T: Clone>(&mut self, from: impl IntoIterator<Item = T>) -> Option<T> {
+        let all: Vec<T> = from.into_iter().collect();
+        (!all.is_empty()).then(|| all[self.rng.random_range(0..all.len())].clone())
+    }
+
+    async fn rage(&mut self) -> Life {
+        let mut life = self.live().await;
+        for _ in 0..self.rng.random_range(20..60) {
+            match self.rng.random_range(0..100) {
+                0..25 => {
+                    let takes = self.seconds(60.0);
+                    self.world.submit(&self.hub, &name("pulled"), takes);
+                }
+                25..50 => self.submit_local(&life).await,
+                50..56 => self.strike(FakeWorld::crash),
+                56..59 => self.strike(FakeWorld::vanish),
+                59..63 => {
+                    if let Some(runner) = self.any(self.world.runners()) {
+                        self.world.remove_runner(&runner);
+                    }
+                }
+                63..68 => self.reserve(&life).await,
+                68..80 => life = self.die(life).await,
+                _ => {
+                    let wait = self.seconds(40.0);
+                    tokio::time::sleep(wait).await;
+                }
+            }
+            // Little by little, so that the pool is met at every point of its work.
+            for _ in 0..self.rng.random_range(0..50) {
+                tokio::task::yield_now().await;
+            }
+        }
+        life
+    }
+
+    /// The process dies wherever it is, and starts again some time later.
+    async fn die(&mut self, life: Life) -> Life {
+        drop(life);
+        let wait = self.seconds(20.0);
+        tokio::time::sleep(wait).await;
+        self.live().await
+    }
+
+    fn strike(&mut self, how: fn(&FakeWorld, &WorkerName)) {
+        if let Some(worker) = self.any(self.world.machines().into_keys()) {
+            how(&self.world, &worker);
+            self.struck.insert(worker);
+        }
+    }
+
+    async fn submit_local(&mut self, life: &Life) {
+        let lines = self.rng.random_range(1..6);
+        let exit = [0, 0, 3][self.rng.random_range(0..3)];
+        let mut script = String::new();
+        for line in 0..lines {
+            let pause = self.seconds(10.0).as_secs_f64();
+            script += &format!("echo line {line}\nsleep {pause:.3}\n");
+        }
+        script += &format!("exit {exit}\n");
+        let profile: ProfileName =
+            if self.rng.random_bool(0.7) { name("pushed") } else { name("rare") };
+        let spec =
+            JobSpec { profile: Some(profile), run: Run::Script(script), ..JobSpec::default() };
+        let job = life.queue.submit(spec, Vec::new()).await.expect("submit");
+        self.local_jobs.insert(job.id, Expected { lines, exit });
+    }
+
+    async fn reserve(&mut self, life: &Life) {
+        let profile = self.any(self.profiles.clone()).expect("there are profiles").name;
+        let until = self.clock.now() + self.seconds(60.0);
+        let request = ReserveRequest {
+            id: name(&format!("r{}", self.rng.random::<u32>())),
+            profile,
+            count: self.rng.random_range(1..3),
+            owner: "storm".to_owned(),
+            purpose: "weather".to_owned(),
+            until,
+        };
+        // There may be too few.
+        drop(life.pool.reserve(request).await);
+    }
+
+    /// Waits until nothing is left to do, or for a day.
+    async fn settle(&self, life: &Life) -> Result<(), String> {
+        for _ in 0..2_000 {
+            tokio::time::sleep(Duration::from_secs(43)).await;
+            if self.unsettled(life).await.is_none() {
+                return Ok(());
+            }
+        }
+        Err(self.unsettled(life).await.unwrap_or_default())
+    }
+
+    async fn unsettled(&self, life: &Life) -> Option<String> {
+        let waits = |job: &runner_core::fake::FakeJob| {
+            matches!(job.state, FakeJobState::Queued | FakeJobState::Running(..))
+        };
+        if let Some(job) = self.world.jobs().into_iter().find(waits) {
+            return Some(format!("a job of the hub did not end: {job:?}"));
+        }
+        for job in life.queue.jobs(None, 1_000).await.expect("jobs") {
+            if !job.state.is_over() {
+                return Some(format!("a local job did not end: {job:?}"));
+            }
+        }
+        let status = life.pool.status();
+        if !status.reservations.is_empty() {
+            return Some(format!("a reservation did not end: {:?}", status.reservations));
+        }
+        if status.images.len() != self.profiles.len() {
+            return Some(format!("there are {} images", status.images.len()));
+        }
+        let machines = self.world.machines();
+        for profile in &self.profiles {
+            let of_it =
+                |worker: &&WorkerName| worker.parts().is_some_and(|(name, _)| name == profile.name);
+            let count = machines.keys().filter(of_it).count();
+            let runners = self.world.runners();
+            let runners = runners.iter().filter(of_it).count();
+            let idle = status.profiles.get(&profile.name).map_or(0, |profile| profile.idle);
+            // What fits of it: with little room not everything does.
+            let fits = count <= profile.min_idle as usize && idle as usize == count;
+            let pulled = profile.forge == self.hub;
+            if !fits || (pulled && runners != count) {
+                return Some(format!(
+                    "{}: {count} machines, {runners} runners, {idle} idle, {} wanted; held {:?}; \
+                     backing off {:?}",
+                    profile.name, profile.min_idle, status.held, status.backoff
+                ));
+            }
+        }
+        let room = status.capacity.as_ref()?.clone();
+        let missing = self.profiles.iter().find(|profile| {
+            let idle = status.profiles.get(&profile.name).map_or(0, |profile| profile.idle);
+            idle < profile.min_idle && room.shortage(&status.used, &profile.resources).is_none()
+        });
+        missing.map(|profile| format!("{} has room and too few workers", profile.name))
+    }
+
+    /// Compares what the fakes know with what was promised.
+    async fn judge(&self, life: &Life) -> Result<(), String> {
+        let crimes = self.world.crimes();
+        if !crimes.is_empty() {
+            return Err(crimes.join("; "));
+        }
+        for job in self.world.jobs() {
+            match &job.state {
+                FakeJobState::Done if job.begun == 1 => (),
+                FakeJobState::Lost if !self.struck.is_empty() && job.begun == 1 => (),
+                _ => return Err(format!("a job of the hub went wrong: {job:?}")),
+            }
+        }
+        for (id, expected) in &self.local_jobs {
+            let job = life.queue.job(id).await.map_err(|error| error.to_string())?;
+            let log = self.log_of(life, id).await;
+            let whole: String = (0..expected.lines).map(|line| format!("line {line}\n")).collect();
+            let code = job.state.exit_code();
+            let worker = job.worker.clone();
+            match job.state {
+                JobState::Interrupted { .. } => {
+                    let worker = worker.expect("it ran");
+                    if !self.struck.contains(&worker) {
+                        return Err(format!("job {id} was interrupted, but {worker} lives"));
+                    }
+                    if !whole.starts_with(&log) {
+                        return Err(format!("job {id} has a broken log: {log:?}"));
+                    }
+                }
+                _ if code != Some(expected.exit) => {
+                    return Err(format!("job {id} ended as {code:?}, not {}", expected.exit));
+                }
+                _ if log != whole => return Err(format!("job {id} has a broken log: {log:?}")),
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+
+    async fn log_of(&self, life: &Life, id: &JobId) -> String {
+        use futures::TryStreamExt;
+        let parts = life.queue.log(id, 0).await.expect("a log");
+        let parts: Vec<bytes::Bytes> = parts.try_collect().await.expect("a whole log");
+        String::from_utf8(parts.concat()).expect("text")
+    }
+
+    async fn empty(&self, life: &Life) -> Result<(), String> {
+        let drained = tokio::time::timeout(Duration::from_secs(7200), life.pool.drain()).await;
+        let (machines, runners) = (self.world.machines(), self.world.runners());
+        if drained.is_err() || !machines.is_empty() || !runners.is_empty() {
+            let status = life.pool.status();
+            return Err(format!(
+                "left over: machines {machines:?}, runners {runners:?}; workers {:?}",
+                status.workers
+            ));
+        }
+        let left = self.world.hypervisor().instances().await.expect("list");
+        if left.is_empty() { Ok(()) } else { Err(format!("left over: {left:?}")) }
+    }
+}
+
+async fn weather(seed: u64) -> Result<(), String> {
+    let mut storm = Storm::new(seed);
+    let mut life = storm.rage().await;
+    storm.raging.store(false, Ordering::Relaxed);
+    // One more death, so that what hung in the storm is over.
+    life = storm.die(life).await;
+    let settled = storm.settle(&life).await;
+    let judged = async {
+        storm.judge(&life).await?;
+        settled?;
+        storm.empty(&life).await
+    };
+    let broken = judged.await.err();
+    if broken.is_some() && std::env::var_os("STORM_SEED").is_some() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for event in life.pool.events().latest(5_000).await.expect("events") {
+            println!("{:4} {} {event}", event.id, event.at);
+        }
+    }
+    broken.map_or(Ok(()), Err)
+}
+
+fn run_storm(seed: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let outcome = std::panic::catch_unwind(|| runtime.block_on(weather(seed)));
+    match outcome {
+        Ok(Ok(())) => (),
+        Ok(Err(broken)) => panic!("storm {seed}: {broken}"),
+        Err(_) => panic!("storm {seed} panicked"),
+    }
+}
+
+/// Every `of`-th storm from `first` on.
+fn storms(first: u64, of: u64) {
+    let all: u64 = std::env::var("STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_200);
+    (first..all).step_by(of as usize).for_each(run_storm);
+}
+
+#[test]
+fn storms_first_quarter() {
+    storms(0, 4);
+}
+
+#[test]
+fn storms_second_quarter() {
+    storms(1, 4);
+}
+
+#[test]
+fn storms_third_quarter() {
+    storms(2, 4);
+}
+
+#[test]
+fn storms_last_quarter() {
+    storms(3, 4);
+}
+
+/// Repeats `STORM_SEED`, or a new one each time.
+#[test]
+fn one_storm() {
+    let given = std::env::var("STORM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(rand::random::<u64>);
+    println!("storm {seed}");
+    run_storm(seed);
+}
