@@ -46,18 +46,14 @@ pub(crate) async fn choose(config: &QemuConfig, scratch: &Path) -> Result<Choice
     }
     debug_assert_eq!(config.accel, Accel::Auto);
     let fail = |error| error::io(format!("run {}", config.qemu.display()), error);
-    let choice = match probe(&config.qemu, Engine::Kvm, scratch)
-        .await
-        .map_err(fail)?
-    {
+    let choice = match probe(&config.qemu, Engine::Kvm, scratch).await.map_err(fail)? {
         Ok(took) => Choice {
             engine: Engine::Kvm,
             why: format!("a guest ran on KVM, in {} ms", took.as_millis()),
         },
-        Err(reason) => Choice {
-            engine: Engine::Tcg,
-            why: format!("KVM does not work here: {reason}"),
-        },
+        Err(reason) => {
+            Choice { engine: Engine::Tcg, why: format!("KVM does not work here: {reason}") }
+        }
     };
     tracing::info!(engine = ?choice.engine, why = choice.why, "Chose an accelerator.");
     Ok(choice)
@@ -73,10 +69,7 @@ pub async fn probe(
     scratch: &Path,
 ) -> io::Result<std::result::Result<Duration, String>> {
     if engine == Engine::Kvm
-        && let Err(error) = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
+        && let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm")
     {
         return Ok(Err(format!("/dev/kvm cannot be opened: {error}")));
     }
@@ -85,24 +78,9 @@ pub async fn probe(
     let mut child = Command::new(qemu)
         .current_dir(scratch)
         .args(engine.arguments())
-        .args([
-            "-machine",
-            "q35,sata=off,smbus=off",
-            "-m",
-            "16",
-            "-nodefaults",
-            "-no-user-config",
-        ])
-        .args([
-            "-display",
-            "none",
-            "-device",
-            "isa-debug-exit,iobase=0xf4,iosize=1",
-        ])
-        .args([
-            "-drive",
-            &format!("if=none,id=boot,format=raw,readonly=on,file={BOOT_SECTOR}"),
-        ])
+        .args(["-machine", "q35,sata=off,smbus=off", "-m", "16", "-nodefaults", "-no-user-config"])
+        .args(["-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
+        .args(["-drive", &format!("if=none,id=boot,format=raw,readonly=on,file={BOOT_SECTOR}")])
         .args(["-device", "virtio-blk-pci,drive=boot,bootindex=0"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -120,10 +98,7 @@ pub async fn probe(
     let complaints = String::from_utf8_lossy(&complaints);
     let first = complaints.lines().next().unwrap_or("it said nothing");
     Ok(match ended {
-        Err(_) => Err(format!(
-            "a guest did not start within {} ms",
-            PATIENCE.as_millis()
-        )),
+        Err(_) => Err(format!("a guest did not start within {} ms", PATIENCE.as_millis())),
         Ok(status) => match status? {
             status if status.code() == Some(STATUS) => Ok(start.elapsed()),
             status => Err(format!("qemu failed ({status}): {first}")),

@@ -47,17 +47,10 @@ impl QemuAgent {
     /// time: QEMU leaves a second one waiting.
     pub(crate) fn new(directory: InstanceDir) -> (Self, AbortHandle) {
         let (sender, requests) = mpsc::channel(MAX_WAITING);
-        let conversation = Conversation {
-            directory: directory.clone(),
-            lines: None,
-            synced: false,
-            called: None,
-        };
+        let conversation =
+            Conversation { directory: directory.clone(), lines: None, synced: false, called: None };
         let task = tokio::spawn(conversation.run(requests));
-        let agent = Self {
-            requests: sender,
-            directory,
-        };
+        let agent = Self { requests: sender, directory };
         (agent, task.abort_handle())
     }
 
@@ -67,11 +60,7 @@ impl QemuAgent {
         deadline: Instant,
     ) -> Result<Value, CallError> {
         let (answer, answered) = oneshot::channel();
-        let request = Request {
-            call,
-            deadline,
-            answer,
-        };
+        let request = Request { call, deadline, answer };
         // Aborted: the instance was destroyed, or the hypervisor was closed.
         let lost = || match self.directory.is_alive() {
             Ok(false) => CallError::Gone,
@@ -88,9 +77,7 @@ impl QemuAgent {
 #[async_trait]
 impl Transport for QemuAgent {
     async fn ready(&self) -> Result<(), CallError> {
-        self.request(None, Instant::now() + FOREVER)
-            .await
-            .map(|_| ())
+        self.request(None, Instant::now() + FOREVER).await.map(|_| ())
     }
 
     async fn call(
@@ -198,9 +185,7 @@ impl Conversation {
         // Until the answer is there, nobody knows whose turn it is.
         self.synced = false;
         let exchange = async {
-            lines
-                .send(&json!({ "execute": command, "arguments": arguments }))
-                .await?;
+            lines.send(&json!({ "execute": command, "arguments": arguments })).await?;
             lines.next().await
         };
         let line = match timeout_at(deadline, exchange).await {
@@ -221,9 +206,7 @@ impl Conversation {
             Some(error) => {
                 self.synced = true;
                 let text = error.get("desc").and_then(Value::as_str);
-                Err(CallError::Refused(
-                    text.map_or_else(|| error.to_string(), str::to_owned),
-                ))
+                Err(CallError::Refused(text.map_or_else(|| error.to_string(), str::to_owned)))
             }
             None => Err(CallError::failed("the agent said neither yes nor no")),
         }
@@ -291,13 +274,7 @@ mod tests {
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             let agent = Arc::new(QemuAgent::new(instance).0);
-            Self {
-                agent,
-                listener,
-                lock,
-                _root: root,
-                _directory: directory,
-            }
+            Self { agent, listener, lock, _root: root, _directory: directory }
         }
 
         async fn accept(&self) -> Peer {
@@ -355,13 +332,9 @@ mod tests {
         // Nobody is called twice without need.
         let call = fixture.call("guest-other", LONG);
         assert_eq!(peer.hear().await["execute"], "guest-other");
-        peer.say(b"{\"error\": {\"class\": \"X\", \"desc\": \"no\"}}\n")
-            .await;
+        peer.say(b"{\"error\": {\"class\": \"X\", \"desc\": \"no\"}}\n").await;
         let error = call.await.unwrap().unwrap_err();
-        assert!(
-            matches!(&error, CallError::Refused(why) if why == "no"),
-            "{error:?}"
-        );
+        assert!(matches!(&error, CallError::Refused(why) if why == "no"), "{error:?}");
     }
 
     #[tokio::test]

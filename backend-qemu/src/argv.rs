@@ -107,17 +107,9 @@ pub fn argv(spec: &InstanceSpec, engine: Engine, extras: Extras) -> Vec<OsString
         seed(&mut argv);
     }
     if extras.user_data {
-        argv.option(
-            "-fw_cfg",
-            format!("name=opt/runner/user-data,file={}", file::USER_DATA),
-        );
+        argv.option("-fw_cfg", format!("name=opt/runner/user-data,file={}", file::USER_DATA));
     }
-    if let Boot::Kernel {
-        kernel,
-        initrd,
-        command_line,
-    } = &spec.image.boot
-    {
+    if let Boot::Kernel { kernel, initrd, command_line } = &spec.image.boot {
         argv.path("-kernel", kernel);
         argv.path("-initrd", initrd);
         argv.option("-append", command_line);
@@ -170,16 +162,10 @@ fn talk(argv: &mut Argv) {
     let socket = |id: &str, fd: i32| format!("socket,id={id},fd={fd},server=on,wait=off");
     argv.option("-chardev", socket("qmp", fd::QMP));
     argv.option("-mon", "chardev=qmp,mode=control");
-    argv.option(
-        "-chardev",
-        format!("file,id=console,path={},append=on", file::CONSOLE),
-    );
+    argv.option("-chardev", format!("file,id=console,path={},append=on", file::CONSOLE));
     argv.option("-serial", "chardev:console");
     argv.option("-chardev", socket("agent", fd::AGENT));
-    argv.json(
-        "-device",
-        json!({ "driver": "virtio-serial-pci", "id": "serial" }),
-    );
+    argv.json("-device", json!({ "driver": "virtio-serial-pci", "id": "serial" }));
     // With an id, QEMU says when the guest opens it.
     argv.json(
         "-device",
@@ -195,15 +181,9 @@ fn network(argv: &mut Argv, network: Network) {
         Network::Open => false,
         Network::Restricted => true,
     };
-    argv.json(
-        "-netdev",
-        json!({ "type": "user", "id": "net", "restrict": restrict }),
-    );
+    argv.json("-netdev", json!({ "type": "user", "id": "net", "restrict": restrict }));
     // Nothing boots from the network, so its boot program need not be loaded.
-    argv.json(
-        "-device",
-        json!({ "driver": "virtio-net-pci", "netdev": "net", "romfile": "" }),
-    );
+    argv.json("-device", json!({ "driver": "virtio-net-pci", "netdev": "net", "romfile": "" }));
 }
 
 fn disk(argv: &mut Argv, boots: bool) {
@@ -229,8 +209,5 @@ fn seed(argv: &mut Argv) {
         json!({ "driver": "file", "node-name": "seed", "filename": file::SEED, "read-only": true }),
     );
     // Not a CD drive: the distributions' cloud kernels have no driver for the controller.
-    argv.json(
-        "-device",
-        json!({ "driver": "virtio-blk-pci", "drive": "seed", "serial": "seed" }),
-    );
+    argv.json("-device", json!({ "driver": "virtio-blk-pci", "drive": "seed", "serial": "seed" }));
 }

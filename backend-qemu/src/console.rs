@@ -54,13 +54,7 @@ pub(crate) fn read(directory: InstanceDir, follow: bool) -> Result<Console> {
         result => result.map_err(fail)?,
     };
     let size = file.metadata().map_err(fail)?.len();
-    let reader = Reader {
-        file,
-        at: size.saturating_sub(KEEP),
-        end: size,
-        follow,
-        directory,
-    };
+    let reader = Reader { file, at: size.saturating_sub(KEEP), end: size, follow, directory };
     Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
         let mut reader = reader?;
         match reader.next().await {
@@ -139,11 +133,7 @@ mod tests {
         };
         let (instance, lock) = root.make(&mark).unwrap();
         let path = instance.join(file::CONSOLE);
-        let mut console = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .unwrap();
+        let mut console = OpenOptions::new().create(true).append(true).open(&path).unwrap();
         for n in 0..100 {
             let line = [b'a' + n % 26; 99_999];
             console.write_all(&line).unwrap();
@@ -152,11 +142,7 @@ mod tests {
         }
         let metadata = std::fs::metadata(&path).unwrap();
         assert_eq!(metadata.len(), 10_000_000);
-        assert!(
-            metadata.blocks() * 512 <= KEEP + SLACK + 200_000,
-            "{}",
-            metadata.blocks()
-        );
+        assert!(metadata.blocks() * 512 <= KEEP + SLACK + 200_000, "{}", metadata.blocks());
 
         let all = |console: Console| async move {
             let pieces: Vec<Bytes> = console.try_collect().await.unwrap();

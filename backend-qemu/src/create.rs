@@ -16,12 +16,7 @@ use crate::{
 
 /// Refuses a specification that cannot work, whatever the host has.
 pub(crate) fn check(spec: &InstanceSpec) -> Result<()> {
-    let Resources {
-        vcpus,
-        memory_mib,
-        huge_memory_mib,
-        ..
-    } = spec.resources;
+    let Resources { vcpus, memory_mib, huge_memory_mib, .. } = spec.resources;
     let invalid = |reason: &str| Err(Error::invalid(format!("instance {}", spec.name), reason));
     if vcpus == 0 {
         return invalid("it needs a processor");
@@ -37,11 +32,7 @@ pub(crate) fn check(spec: &InstanceSpec) -> Result<()> {
             check_file("kernel", kernel)?;
             check_file("initial file system", initrd)
         }
-        Boot::Disk {
-            path,
-            format,
-            user_data,
-        } => {
+        Boot::Disk { path, format, user_data } => {
             if *user_data == UserDataDelivery::None && spec.user_data.is_some() {
                 return invalid("its image takes no user data");
             }
@@ -89,11 +80,7 @@ pub(crate) fn furnish(spec: &InstanceSpec, directory: &InstanceDir) -> Result<Ex
     let wanted = spec.resources.disk_mib << 20;
     let path = directory.join(file::DISK);
     match &spec.image.boot {
-        Boot::Disk {
-            path: backing,
-            format,
-            user_data,
-        } => {
+        Boot::Disk { path: backing, format, user_data } => {
             let backing = Some((backing.as_path(), *format));
             overlay::create(&path, wanted, backing).map_err(fail("disk"))?;
             extras.disk = true;
@@ -110,9 +97,7 @@ pub(crate) fn furnish(spec: &InstanceSpec, directory: &InstanceDir) -> Result<Ex
             }
             if let Some(text) = &spec.user_data {
                 let text = text.expose().as_bytes();
-                directory
-                    .write(file::USER_DATA, text)
-                    .map_err(fail("user data"))?;
+                directory.write(file::USER_DATA, text).map_err(fail("user data"))?;
                 extras.user_data = true;
             }
         }

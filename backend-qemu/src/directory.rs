@@ -89,9 +89,9 @@ impl Root {
         let instances = path.join("instances");
         make_private(&instances).map_err(fail)?;
         let lock = lock::hold(&path.join("lock")).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Error::busy(format!(
-                "{shown} (another process keeps its instances there)"
-            )),
+            io::ErrorKind::WouldBlock => {
+                Error::busy(format!("{shown} (another process keeps its instances there)"))
+            }
             _ => fail(error),
         })?;
         let marked = path.join("owner");
@@ -127,8 +127,7 @@ impl Root {
     pub(crate) fn make(&self, mark: &Mark) -> Result<(InstanceDir, File)> {
         let fail = |error| error::io(format!("make the directory of {}", mark.name), error);
         let draft =
-            self.instances
-                .join(format!("{NEW}{}.{:08x}", mark.name, rand::random::<u32>()));
+            self.instances.join(format!("{NEW}{}.{:08x}", mark.name, rand::random::<u32>()));
         let path = self.instances.join(mark.name.as_str());
         let make = || {
             make_private(&draft)?;
@@ -154,9 +153,7 @@ impl Root {
 
     /// The instance of this name, if it is ours.
     pub(crate) fn find(&self, name: &WorkerName) -> Result<Option<Found>> {
-        let directory = InstanceDir {
-            path: self.instances.join(name.as_str()),
-        };
+        let directory = InstanceDir { path: self.instances.join(name.as_str()) };
         let mark = match fs::read(directory.join(MARK)) {
             Ok(mark) => mark,
             Err(error) if is_missing(&error) => return Ok(None),
@@ -288,9 +285,7 @@ impl InstanceDir {
             Ok::<_, io::Error>(tail)
         };
         let tail = read().unwrap_or_default();
-        String::from_utf8_lossy(&tail)
-            .trim_matches(['\0', '\n', ' '])
-            .to_owned()
+        String::from_utf8_lossy(&tail).trim_matches(['\0', '\n', ' ']).to_owned()
     }
 }
 
@@ -324,10 +319,7 @@ impl Mark {
 }
 
 fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn make_private(path: &Path) -> io::Result<()> {
@@ -337,12 +329,8 @@ fn make_private(path: &Path) -> io::Result<()> {
 fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".part");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(content)?;
     fs::rename(&draft, path)
 }
@@ -393,11 +381,8 @@ mod tests {
         }
         let mut other = mark("linux-2");
         other.owner = OwnerId::new("them").unwrap();
-        fs::write(
-            instances.join("linux-2").join(MARK),
-            serde_json::to_vec(&other).unwrap(),
-        )
-        .unwrap();
+        fs::write(instances.join("linux-2").join(MARK), serde_json::to_vec(&other).unwrap())
+            .unwrap();
         fs::write(instances.join("linux-3").join(MARK), "{ not json").unwrap();
         let copied = serde_json::to_vec(&mark("linux-9")).unwrap();
         fs::write(instances.join("linux-4").join(MARK), copied).unwrap();

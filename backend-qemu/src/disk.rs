@@ -44,22 +44,12 @@ pub(crate) fn build(
     let copy = File::open(&path).map_err(|error| refused(source, Refusal::Unreadable(error)))?;
     let format = format(&copy, length).map_err(|error| refused(source, error))?;
     work.line(format!("disk: {format}, sha256 {digest}"));
-    Ok(Content {
-        boot: Boot::Disk {
-            path: PathBuf::from(name),
-            format,
-            user_data,
-        },
-        digest,
-    })
+    Ok(Content { boot: Boot::Disk { path: PathBuf::from(name), format, user_data }, digest })
 }
 
 fn expected(sha256: &str) -> Result<String> {
     if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(Error::invalid(
-            format!("sha256 {sha256:?}"),
-            "it takes 64 hexadecimal digits",
-        ));
+        return Err(Error::invalid(format!("sha256 {sha256:?}"), "it takes 64 hexadecimal digits"));
     }
     Ok(sha256.to_ascii_lowercase())
 }
@@ -75,9 +65,7 @@ fn open(source: &Path) -> Result<(File, u64)> {
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
         .open(source)
         .map_err(|error| refused(source, Refusal::Unreadable(error)))?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| refused(source, Refusal::Unreadable(error)))?;
+    let metadata = file.metadata().map_err(|error| refused(source, Refusal::Unreadable(error)))?;
     if !metadata.is_file() {
         return Err(Error::invalid(what(), "it is not a regular file"));
     }
@@ -86,9 +74,7 @@ fn open(source: &Path) -> Result<(File, u64)> {
 
 /// Copies `source` to `path` and returns the SHA-256 of what `path` then holds.
 fn copy(source: &File, from: &Path, path: &Path, work: &Work) -> Result<String> {
-    let metadata = source
-        .metadata()
-        .map_err(|error| refused(from, Refusal::Unreadable(error)))?;
+    let metadata = source.metadata().map_err(|error| refused(from, Refusal::Unreadable(error)))?;
     let needed = metadata.len().min(metadata.blocks() * 512);
     let failed = |error| disk_failed(path, needed, format!("write {}", path.display()), error);
     let mut target = OpenOptions::new()
@@ -107,14 +93,11 @@ fn copy(source: &File, from: &Path, path: &Path, work: &Work) -> Result<String> 
     let mut length: u64 = 0;
     let mut buffer = vec![0; 1 << 20];
     let mut source = source;
-    source
-        .seek(SeekFrom::Start(0))
-        .map_err(|error| refused(from, Refusal::Unreadable(error)))?;
+    source.seek(SeekFrom::Start(0)).map_err(|error| refused(from, Refusal::Unreadable(error)))?;
     loop {
         work.check()?;
-        let read = source
-            .read(&mut buffer)
-            .map_err(|error| refused(from, Refusal::Unreadable(error)))?;
+        let read =
+            source.read(&mut buffer).map_err(|error| refused(from, Refusal::Unreadable(error)))?;
         if read == 0 {
             break;
         }

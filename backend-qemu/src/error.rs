@@ -35,7 +35,5 @@ pub(crate) async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R> + Send + 'static,
 ) -> Result<R> {
     // It fails when the work panics, or the runtime is going away.
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| backend(doing, error))?
+    tokio::task::spawn_blocking(work).await.map_err(|error| backend(doing, error))?
 }

@@ -35,17 +35,11 @@ pub(crate) fn used_mib(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
 
     let files = fs::read_dir(directory).into_iter().flatten().flatten();
-    files
-        .filter_map(|file| file.metadata().ok())
-        .map(|file| file.blocks() * 512)
-        .sum::<u64>()
-        >> 20
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks() * 512).sum::<u64>() >> 20
 }
 
 fn total_memory_mib(meminfo: &str) -> io::Result<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"));
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     let invalid = || io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no MemTotal");
     Ok(kib.ok_or_else(invalid)? / 1024)
@@ -57,10 +51,7 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_mib() {
-        assert_eq!(
-            total_memory_mib("A: 1 kB\nMemTotal:     2048 kB\n").unwrap(),
-            2
-        );
+        assert_eq!(total_memory_mib("A: 1 kB\nMemTotal:     2048 kB\n").unwrap(), 2);
         assert!(total_memory_mib("MemTotal: many\n").is_err());
         assert!(total_memory_mib("").is_err());
     }

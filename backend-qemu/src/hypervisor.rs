@@ -109,17 +109,13 @@ impl Hypervisor for QemuHypervisor {
         // In a task of its own: a caller who is dropped must not leave a process that nobody watches.
         let (inner, spec) = (self.0.clone(), spec.clone());
         let create = tokio::spawn(async move { inner.create(&spec).await });
-        create
-            .await
-            .map_err(|error| backend("create an instance", error))?
+        create.await.map_err(|error| backend("create an instance", error))?
     }
 
     async fn destroy(&self, name: &WorkerName) -> Result<()> {
         let (inner, name) = (self.0.clone(), name.clone());
         let destroy = tokio::spawn(async move { inner.destroy(&name).await });
-        destroy
-            .await
-            .map_err(|error| backend("destroy an instance", error))?
+        destroy.await.map_err(|error| backend("destroy an instance", error))?
     }
 
     async fn instances(&self) -> Result<Vec<Instance>> {
@@ -147,20 +143,14 @@ impl Hypervisor for QemuHypervisor {
         // What it cannot remove goes with the instance.
         let _ = tokio::fs::remove_file(directory.join(&file)).await;
         match result {
-            Ok(_) => Ok(Png(content
-                .map_err(|error| error::io(doing(), error))?
-                .into())),
+            Ok(_) => Ok(Png(content.map_err(|error| error::io(doing(), error))?.into())),
             Err(_) if !is_alive(name, &directory)? => Err(error::no_instance(name)),
             Err(error) => Err(backend(doing(), error)),
         }
     }
 
     async fn console(&self, name: &WorkerName, follow: bool) -> Result<Console> {
-        let found = self
-            .0
-            .find(name)
-            .await?
-            .ok_or_else(|| error::no_instance(name))?;
+        let found = self.0.find(name).await?.ok_or_else(|| error::no_instance(name))?;
         console::read(found.directory, follow)
     }
 
@@ -195,8 +185,7 @@ impl Inner {
             create::check_room(&capacity, &self.used().await?, spec)?;
             let (root, mark) = (self.root.clone(), mark.clone());
             blocking("make a directory", move || {
-                root.sweep()
-                    .map_err(|error| error::io("sweep the root", error))?;
+                root.sweep().map_err(|error| error::io("sweep the root", error))?;
                 root.make(&mark)
             })
             .await?
@@ -206,13 +195,8 @@ impl Inner {
             Ok(child) => self.start(name, &directory, child).await,
             Err(error) => {
                 // It never ran, so there is nothing in it that anyone could want.
-                let (root, found) = (
-                    self.root.clone(),
-                    Found {
-                        directory: directory.clone(),
-                        mark: mark.clone(),
-                    },
-                );
+                let (root, found) =
+                    (self.root.clone(), Found { directory: directory.clone(), mark: mark.clone() });
                 let removed = blocking("remove an instance", move || root.remove(&found)).await;
                 if let Err(error) = removed {
                     tracing::warn!(worker = %name, error = runner_core::error::chain(&error), "Could not remove an instance that did not start.");
@@ -339,11 +323,8 @@ impl Inner {
         }
         let root = self.root.clone();
         blocking("measure the host", move || {
-            let used = root
-                .list()?
-                .iter()
-                .map(|found| host::used_mib(found.directory.path()))
-                .sum();
+            let used =
+                root.list()?.iter().map(|found| host::used_mib(found.directory.path())).sum();
             host::capacity(root.path(), used).map_err(|error| error::io("measure the host", error))
         })
         .await
@@ -357,9 +338,7 @@ impl Inner {
             return Err(gone());
         }
         // Between its making and its start.
-        let running = self
-            .running(name)
-            .ok_or_else(|| Error::busy(format!("instance {name}")))?;
+        let running = self.running(name).ok_or_else(|| Error::busy(format!("instance {name}")))?;
         Ok((running, directory))
     }
 
@@ -377,18 +356,11 @@ impl Inner {
     }
 
     fn running(&self, name: &WorkerName) -> Option<Arc<Running>> {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     fn forget(&self, name: &WorkerName) {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// Creations and destructions of one name take turns.
@@ -402,7 +374,5 @@ impl Inner {
 }
 
 fn is_alive(name: &WorkerName, directory: &InstanceDir) -> Result<bool> {
-    directory
-        .is_alive()
-        .map_err(|error| error::io(format!("look at {name}"), error))
+    directory.is_alive().map_err(|error| error::io(format!("look at {name}"), error))
 }

@@ -53,11 +53,7 @@ pub struct ImageConfig {
 impl ImageConfig {
     /// Images in `root`, the cache in `cache`, and the host's own package sources.
     pub fn new(root: impl Into<PathBuf>, cache: impl Into<PathBuf>) -> Self {
-        Self {
-            root: root.into(),
-            cache: cache.into(),
-            apt_options: Vec::new(),
-        }
+        Self { root: root.into(), cache: cache.into(), apt_options: Vec::new() }
     }
 }
 
@@ -107,11 +103,9 @@ impl ImageStore {
             RecipeKind::Micro {} => {
                 micro::build(&self.cache, &self.apt_options, building.path(), work)?
             }
-            RecipeKind::Disk {
-                path,
-                sha256,
-                user_data,
-            } => disk::build(path, sha256, *user_data, building.path(), work)?,
+            RecipeKind::Disk { path, sha256, user_data } => {
+                disk::build(path, sha256, *user_data, building.path(), work)?
+            }
             // The enum may grow; an older builder says so rather than guess.
             other => return Err(Error::unsupported(format!("image recipe {other:?}"))),
         };
@@ -172,24 +166,14 @@ pub(crate) struct Content {
 /// `boot` with its relative paths taken to be in `directory`.
 fn within(boot: Boot, directory: &Path) -> Boot {
     match boot {
-        Boot::Kernel {
-            kernel,
-            initrd,
-            command_line,
-        } => Boot::Kernel {
+        Boot::Kernel { kernel, initrd, command_line } => Boot::Kernel {
             kernel: directory.join(kernel),
             initrd: directory.join(initrd),
             command_line,
         },
-        Boot::Disk {
-            path,
-            format,
-            user_data,
-        } => Boot::Disk {
-            path: directory.join(path),
-            format,
-            user_data,
-        },
+        Boot::Disk { path, format, user_data } => {
+            Boot::Disk { path: directory.join(path), format, user_data }
+        }
         // Recipes make the two above and nothing else.
         other => other,
     }

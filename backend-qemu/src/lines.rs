@@ -65,9 +65,6 @@ pub(crate) fn parse(line: &[u8]) -> io::Result<Value> {
     let value: Value = serde_json::from_slice(line)?;
     match value.is_object() {
         true => Ok(value),
-        false => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it is not a JSON object",
-        )),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a JSON object")),
     }
 }

@@ -108,11 +108,7 @@ pub(crate) fn build(
 fn make(packages: &[(Package, PathBuf)], cache: &Cache, work: &Work) -> Result<(Vec<u8>, Vec<u8>)> {
     let mut archive = Archive::default();
     let size: u64 = packages.iter().map(|(package, _)| package.size).sum();
-    work.line(format!(
-        "unpacking {} packages ({})",
-        packages.len(),
-        bytes(size)
-    ));
+    work.line(format!("unpacking {} packages ({})", packages.len(), bytes(size)));
     for (_, path) in packages {
         archive.unpack(path, work)?;
     }

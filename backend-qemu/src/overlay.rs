@@ -28,11 +28,7 @@ pub fn create(
     backing: Option<(&Path, DiskFormat)>,
 ) -> io::Result<()> {
     let head = header(size_bytes, backing)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.set_len(4 * CLUSTER)?;
     file.write_all_at(&head, 0)?;
     // The reference counts: a table with one block, which counts the four clusters there are.
@@ -123,10 +119,7 @@ mod tests {
             Ok(output) => output,
             Err(_) => {
                 let required = std::env::var("RUNNER_TEST_REQUIRE").unwrap_or_default();
-                assert!(
-                    !required.contains("qemu"),
-                    "qemu-img is required and missing"
-                );
+                assert!(!required.contains("qemu"), "qemu-img is required and missing");
                 eprintln!("skipped: there is no qemu-img here");
                 return None;
             }
@@ -141,10 +134,7 @@ mod tests {
         for size in [0, 512, 1 << 20, (5 << 30) + 1, 4 << 40] {
             let path = directory.path().join(format!("{size}.qcow2"));
             create(&path, size, None).unwrap();
-            assert_eq!(
-                virtual_size(&path, DiskFormat::Qcow2).unwrap(),
-                size.next_multiple_of(512)
-            );
+            assert_eq!(virtual_size(&path, DiskFormat::Qcow2).unwrap(), size.next_multiple_of(512));
             let Some(check) = qemu_img(&["check", "-f", "qcow2"], &path) else {
                 return;
             };
@@ -162,10 +152,9 @@ mod tests {
         let (base, raw) = (odd.join("base.qcow2"), odd.join("raw.img"));
         create(&base, 1 << 30, None).unwrap();
         std::fs::write(&raw, vec![7; 1 << 20]).unwrap();
-        for (backing, format, size) in [
-            (&base, DiskFormat::Qcow2, 2u64 << 30),
-            (&raw, DiskFormat::Raw, 1 << 20),
-        ] {
+        for (backing, format, size) in
+            [(&base, DiskFormat::Qcow2, 2u64 << 30), (&raw, DiskFormat::Raw, 1 << 20)]
+        {
             let path = odd.join(format!("over-{format}.qcow2"));
             create(&path, size, Some((backing, format))).unwrap();
             let Some(check) = qemu_img(&["check", "-f", "qcow2"], &path) else {

@@ -41,24 +41,13 @@ pub(crate) fn spawn(
     directory: &InstanceDir,
     lock: File,
 ) -> io::Result<Child> {
-    let shown: Vec<String> = argv
-        .iter()
-        .map(|a| a.to_string_lossy().into_owned())
-        .collect();
+    let shown: Vec<String> = argv.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     directory.write(ARGV, (shown.join("\n") + "\n").as_bytes())?;
-    let open = |file| {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(directory.join(file))
-    };
+    let open =
+        |file| OpenOptions::new().create(true).append(true).mode(0o600).open(directory.join(file));
     let output = open(STDERR)?;
     open(file::CONSOLE)?;
-    let inherit = |child_fd, parent_fd: OwnedFd| FdMapping {
-        parent_fd,
-        child_fd,
-    };
+    let inherit = |child_fd, parent_fd: OwnedFd| FdMapping { parent_fd, child_fd };
     // Listening before it starts, so that connecting never comes too early.
     let inherited = vec![
         inherit(fd::LOCK, lock.into()),
@@ -103,18 +92,13 @@ pub(crate) async fn stop(
             return Ok(());
         }
     }
-    Err(error::backend(
-        format!("stop {name}"),
-        "its process survives SIGKILL",
-    ))
+    Err(error::backend(format!("stop {name}"), "its process survives SIGKILL"))
 }
 
 /// The process that runs in `directory`.
 pub(crate) fn find(directory: &InstanceDir) -> io::Result<Option<Pid>> {
     let read = fs::read_to_string(directory.join(file::PID)).ok();
-    if let Some(pid) = read
-        .and_then(|text| text.trim().parse().ok())
-        .and_then(Pid::from_raw)
+    if let Some(pid) = read.and_then(|text| text.trim().parse().ok()).and_then(Pid::from_raw)
         && is_in(pid, directory)?
     {
         return Ok(Some(pid));
@@ -122,10 +106,7 @@ pub(crate) fn find(directory: &InstanceDir) -> io::Result<Option<Pid>> {
     // Killed between its start and the writing of the file, or someone removed that.
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|name| name.parse().ok())
-            .and_then(Pid::from_raw);
+        let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid
             && is_in(pid, directory)?
             && is_qemu(pid)

@@ -75,9 +75,7 @@ pub(crate) async fn connect(stream: UnixStream) -> Result<(Qmp, Connection), Qmp
         next_id: 0,
     };
     let greeting = timeout(GREETING, connection.greet()).await;
-    greeting
-        .map_err(|_| QmpError::Late("its greeting"))?
-        .map_err(QmpError::Broken)?;
+    greeting.map_err(|_| QmpError::Late("its greeting"))?.map_err(QmpError::Broken)?;
     Ok((Qmp(sender), connection))
 }
 
@@ -93,18 +91,12 @@ impl Qmp {
         patience: Duration,
     ) -> Result<Value, QmpError> {
         let (answer, answered) = oneshot::channel();
-        let request = Request {
-            command,
-            arguments,
-            answer,
-        };
+        let request = Request { command, arguments, answer };
         let call = async {
             self.0.send(request).await.map_err(|_| QmpError::Closed)?;
             answered.await.map_err(|_| QmpError::Closed)?
         };
-        timeout(patience, call)
-            .await
-            .map_err(|_| QmpError::Late(command))?
+        timeout(patience, call).await.map_err(|_| QmpError::Late(command))?
     }
 
     /// Asks QEMU to end. It may do so without an answer.
@@ -117,14 +109,9 @@ impl Connection {
     async fn greet(&mut self) -> io::Result<()> {
         let greeting = lines::parse(&self.lines.next().await?)?;
         if greeting.get("QMP").is_none() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it does not greet",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not greet"));
         }
-        self.lines
-            .send(&json!({ "execute": "qmp_capabilities" }))
-            .await?;
+        self.lines.send(&json!({ "execute": "qmp_capabilities" })).await?;
         loop {
             let line = lines::parse(&self.lines.next().await?)?;
             if line.get("return").is_some() {
@@ -187,9 +174,7 @@ impl Connection {
             (Some(value), _) => Ok(value.clone()),
             (None, Some(error)) => {
                 let text = error.get("desc").and_then(Value::as_str);
-                Err(QmpError::Refused(
-                    text.map_or_else(|| error.to_string(), str::to_owned),
-                ))
+                Err(QmpError::Refused(text.map_or_else(|| error.to_string(), str::to_owned)))
             }
             (None, None) => Err(QmpError::Refused("it said neither yes nor no".to_owned())),
         };
@@ -213,10 +198,7 @@ fn event(line: &Value) -> Option<Event> {
 
 fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(
-        error.kind(),
-        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
-    )
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 #[cfg(test)]
@@ -255,19 +237,11 @@ mod tests {
             r#"{"event": "GUEST_PANICKED"}"#,
             r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#,
         ];
-        peer.write_all((lines.join("\n") + "\n").as_bytes())
-            .await
-            .unwrap();
+        peer.write_all((lines.join("\n") + "\n").as_bytes()).await.unwrap();
         assert_eq!(first.await.unwrap().unwrap(), json!({ "v": 7 }));
-        assert_eq!(
-            second.await.unwrap().unwrap_err().to_string(),
-            "qemu refused: no"
-        );
+        assert_eq!(second.await.unwrap().unwrap_err().to_string(), "qemu refused: no");
         assert_eq!(events.recv().await, Some(Event::Panicked));
-        assert_eq!(
-            events.recv().await,
-            Some(Event::Shutdown("guest-reset".to_owned()))
-        );
+        assert_eq!(events.recv().await, Some(Event::Shutdown("guest-reset".to_owned())));
         drop(peer);
         assert!(matches!(run.await.unwrap(), QmpError::Closed));
     }
@@ -280,13 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_talks_nonsense_is_an_error() {
-        for says in [
-            &b"hello\n"[..],
-            b"[]\n",
-            b"{}\n",
-            b"\xff\xfe\n",
-            b"{\"QMP\": {}}\nnope\n",
-        ] {
+        for says in [&b"hello\n"[..], b"[]\n", b"{}\n", b"\xff\xfe\n", b"{\"QMP\": {}}\nnope\n"] {
             let (connection, _peer) = peer(says).await;
             assert!(matches!(connection, Err(QmpError::Broken(_))), "{says:?}");
         }
@@ -325,9 +293,7 @@ mod tests {
         let (connection, mut peer) = peer(GREETING).await;
         let (qmp, connection) = connection.unwrap();
         let _run = tokio::spawn(connection.run(|_| ()));
-        let call = qmp
-            .call("a", json!({ "big": "x".repeat(1 << 20) }), PATIENCE)
-            .await;
+        let call = qmp.call("a", json!({ "big": "x".repeat(1 << 20) }), PATIENCE).await;
         assert!(matches!(call, Err(QmpError::Late("a"))), "{call:?}");
         let mut read = [0; 10];
         peer.read_exact(&mut read).await.unwrap();

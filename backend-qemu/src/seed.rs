@@ -30,10 +30,7 @@ pub fn write(path: &Path, name: &WorkerName, user_data: &str) -> Result<()> {
     if user_data.len() > MAX_USER_DATA_BYTES {
         return Err(Error::invalid(
             format!("user data of {name}"),
-            format!(
-                "it is {} bytes long, and the most is {MAX_USER_DATA_BYTES}",
-                user_data.len()
-            ),
+            format!("it is {} bytes long, and the most is {MAX_USER_DATA_BYTES}", user_data.len()),
         ));
     }
     let failed = |error| error::io(format!("write the seed disk of {name}"), error);
@@ -53,9 +50,7 @@ pub fn write(path: &Path, name: &WorkerName, user_data: &str) -> Result<()> {
 
 fn volume(name: &WorkerName, user_data: &str) -> std::io::Result<Vec<u8>> {
     let mut disk = vec![0; DISK_BYTES];
-    let options = FormatVolumeOptions::new()
-        .volume_label(*b"CIDATA     ")
-        .volume_id(0x4349_4441);
+    let options = FormatVolumeOptions::new().volume_label(*b"CIDATA     ").volume_id(0x4349_4441);
     format_volume(Cursor::new(&mut disk[..]), options)?;
     {
         let volume = FileSystem::new(Cursor::new(&mut disk[..]), FsOptions::new())?;
@@ -94,11 +89,9 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         let path = here.path().join("seed.img");
         let name = WorkerName::new("linux-17").unwrap();
-        for user_data in [
-            "#cloud-config\n{}\n".to_owned(),
-            String::new(),
-            "x".repeat(MAX_USER_DATA_BYTES),
-        ] {
+        for user_data in
+            ["#cloud-config\n{}\n".to_owned(), String::new(), "x".repeat(MAX_USER_DATA_BYTES)]
+        {
             write(&path, &name, &user_data).unwrap();
             assert_eq!(read(&path, "user-data"), user_data);
             assert_eq!(
@@ -131,11 +124,7 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         let path = here.path().join("seed.img");
         write(&path, &WorkerName::new("linux-17").unwrap(), "hello").unwrap();
-        match Command::new("blkid")
-            .args(["-p", "-o", "export"])
-            .arg(&path)
-            .output()
-        {
+        match Command::new("blkid").args(["-p", "-o", "export"]).arg(&path).output() {
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 assert!(text.contains("TYPE=vfat"), "{text}");
@@ -143,12 +132,7 @@ mod tests {
             }
             Err(error) => println!("skipped: blkid: {error}"),
         }
-        match Command::new("mtype")
-            .arg("-i")
-            .arg(&path)
-            .arg("::user-data")
-            .output()
-        {
+        match Command::new("mtype").arg("-i").arg(&path).arg("::user-data").output() {
             Ok(output) => assert_eq!(output.stdout, b"hello"),
             Err(error) => println!("skipped: mtype: {error}"),
         }

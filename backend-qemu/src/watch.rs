@@ -51,23 +51,13 @@ impl Running {
         let guest = Arc::new(AgentGuest::new(name.clone(), agent));
         let (qmp_sender, qmp) = watch::channel(None);
         let (ended_sender, ended) = watch::channel(false);
-        let watcher = Watcher {
-            name,
-            directory,
-            hint,
-            qmp: qmp_sender,
-        };
+        let watcher = Watcher { name, directory, hint, qmp: qmp_sender };
         let task = tokio::spawn(async move {
             watcher.run(child).await;
             ended_sender.send_replace(true);
             watcher.hint.hint();
         });
-        Self {
-            guest,
-            qmp,
-            ended,
-            tasks: [task.abort_handle(), conversation],
-        }
+        Self { guest, qmp, ended, tasks: [task.abort_handle(), conversation] }
     }
 
     /// Returns when QEMU has answered for the first time, or is dead: whether it answered.

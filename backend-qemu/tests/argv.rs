@@ -17,20 +17,13 @@ fn spec(boot: Boot) -> InstanceSpec {
         profile: profile.clone(),
         image: Image {
             id: ImageId::new("linux.1").unwrap(),
-            recipe: Recipe {
-                profile,
-                kind: RecipeKind::Micro {},
-            },
+            recipe: Recipe { profile, kind: RecipeKind::Micro {} },
             built_at: Timestamp::UNIX_EPOCH,
             digest: "0".repeat(64),
             size_bytes: 1,
             boot,
         },
-        resources: Resources {
-            vcpus: 2,
-            memory_mib: 512,
-            ..Default::default()
-        },
+        resources: Resources { vcpus: 2, memory_mib: 512, ..Default::default() },
         network: Network::Open,
         user_data: None,
     }
@@ -62,9 +55,7 @@ fn check(file: &str, spec: &InstanceSpec, engine: Engine, extras: Extras) {
             value => format!("    {value}\n"),
         })
         .collect();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
     if std::env::var_os("RUNNER_BLESS").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &text).unwrap();
@@ -83,17 +74,9 @@ fn the_smallest_instance() {
 #[test]
 fn a_kernel_with_everything() {
     let mut spec = spec(kernel());
-    spec.resources = Resources {
-        vcpus: 8,
-        huge_memory_mib: 2048,
-        ..Default::default()
-    };
+    spec.resources = Resources { vcpus: 8, huge_memory_mib: 2048, ..Default::default() };
     spec.user_data = Some(Secret::new("a secret".into()));
-    let extras = Extras {
-        disk: true,
-        seed: false,
-        user_data: true,
-    };
+    let extras = Extras { disk: true, seed: false, user_data: true };
     check("kernel-with-everything.txt", &spec, Engine::Kvm, extras);
 }
 
@@ -101,11 +84,7 @@ fn a_kernel_with_everything() {
 fn a_disk_with_a_seed() {
     let mut spec = spec(disk());
     spec.user_data = Some(Secret::new("a secret".into()));
-    let extras = Extras {
-        disk: true,
-        seed: true,
-        user_data: false,
-    };
+    let extras = Extras { disk: true, seed: true, user_data: false };
     check("disk-with-seed.txt", &spec, Engine::Kvm, extras);
 }
 
@@ -114,15 +93,8 @@ fn no_secret_is_an_argument() {
     for boot in [kernel(), disk()] {
         let mut spec = spec(boot);
         spec.user_data = Some(Secret::new("a secret".into()));
-        let extras = Extras {
-            disk: true,
-            seed: true,
-            user_data: true,
-        };
+        let extras = Extras { disk: true, seed: true, user_data: true };
         let all = argv(&spec, Engine::Tcg, extras);
-        assert!(
-            all.iter()
-                .all(|argument| !argument.to_str().unwrap().contains("secret"))
-        );
+        assert!(all.iter().all(|argument| !argument.to_str().unwrap().contains("secret")));
     }
 }

@@ -25,20 +25,12 @@ mod hypervisor {
         let owner = OwnerId::new("conformance").unwrap();
         let mut config = QemuConfig::new(directory.path(), owner);
         config.accel = Accel::Tcg;
-        config.capacity = Some(Resources {
-            vcpus: 8,
-            memory_mib: 4096,
-            ..Resources::default()
-        });
+        config.capacity = Some(Resources { vcpus: 8, memory_mib: 4096, ..Resources::default() });
         let spec = move |name: &str| InstanceSpec {
             name: WorkerName::new(name).unwrap(),
             profile: image.recipe.profile.clone(),
             image: image.clone(),
-            resources: Resources {
-                vcpus: 1,
-                memory_mib: 192,
-                ..Resources::default()
-            },
+            resources: Resources { vcpus: 1, memory_mib: 192, ..Resources::default() },
             network: Network::Restricted,
             user_data: None,
         };

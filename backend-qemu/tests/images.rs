@@ -26,10 +26,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 fn micro() -> Recipe {
-    Recipe {
-        profile: ProfileName::new("small").unwrap(),
-        kind: RecipeKind::Micro {},
-    }
+    Recipe { profile: ProfileName::new("small").unwrap(), kind: RecipeKind::Micro {} }
 }
 
 fn disk(path: &Path, sha256: &str) -> Recipe {
@@ -73,11 +70,7 @@ impl Fixture {
         fs::create_dir_all(&cache).unwrap();
         let here = tempfile::tempdir_in(&cache).unwrap();
         let config = ImageConfig::new(here.path().join("images"), cache);
-        Self {
-            store: ImageStore::open(config).await.unwrap(),
-            lines: Arc::default(),
-            here,
-        }
+        Self { store: ImageStore::open(config).await.unwrap(), lines: Arc::default(), here }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -93,11 +86,7 @@ impl Fixture {
     }
 
     fn logged(&self, text: &str) -> bool {
-        self.lines
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|line| line.contains(text))
+        self.lines.lock().unwrap().iter().any(|line| line.contains(text))
     }
 
     async fn build(&self, recipe: &Recipe) -> Result<Image, Error> {
@@ -139,10 +128,7 @@ async fn a_micro_image_is_built_once_and_then_reused() {
     assert!(fixture.logged("are reused"));
     assert_ne!(first.id, second.id);
     assert_eq!(first.digest, second.digest);
-    assert_eq!(
-        fixture.store.images().await.unwrap(),
-        [first.clone(), second.clone()]
-    );
+    assert_eq!(fixture.store.images().await.unwrap(), [first.clone(), second.clone()]);
 
     let files = |image: &Image| match &image.boot {
         Boot::Kernel { kernel, initrd, .. } => [kernel.clone(), initrd.clone()],
@@ -155,11 +141,7 @@ async fn a_micro_image_is_built_once_and_then_reused() {
     }
 
     fixture.store.delete(&first.id).await.unwrap();
-    assert!(
-        files(&second)
-            .iter()
-            .all(|path| path.is_absolute() && path.exists())
-    );
+    assert!(files(&second).iter().all(|path| path.is_absolute() && path.exists()));
     assert!(files(&first).iter().all(|path| !path.exists()));
 }
 
@@ -183,12 +165,7 @@ async fn the_digest_can_be_checked_by_hand() {
     }
     let fixture = Fixture::new().await;
     let image = fixture.build(&micro()).await.unwrap();
-    let Boot::Kernel {
-        kernel,
-        command_line,
-        ..
-    } = &image.boot
-    else {
+    let Boot::Kernel { kernel, command_line, .. } = &image.boot else {
         panic!("{:?}", image.boot);
     };
     let here = fixture.path("by-hand");
@@ -213,15 +190,11 @@ async fn a_damaged_cache_is_made_again() {
     let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let fixture = Fixture::with_cache(here.path().join("cache")).await;
     let first = fixture.build(&micro()).await.unwrap();
-    let made = fs::read_dir(here.path().join("cache/micro"))
-        .unwrap()
-        .next();
+    let made = fs::read_dir(here.path().join("cache/micro")).unwrap().next();
     let made = made.unwrap().unwrap().path();
     fs::remove_file(made.join("initrd")).unwrap();
     fs::write(made.join("initrd"), "damaged").unwrap();
-    let package = fs::read_dir(here.path().join("cache/packages"))
-        .unwrap()
-        .next();
+    let package = fs::read_dir(here.path().join("cache/packages")).unwrap().next();
     fs::write(package.unwrap().unwrap().path(), "damaged").unwrap();
     let second = fixture.build(&micro()).await.unwrap();
     assert!(fixture.logged("the cache is damaged"));
@@ -293,15 +266,8 @@ async fn a_micro_image_boots_and_does_what_a_job_needs() {
         machine.run("echo $HOME $PATH; cat /proc/1/comm"),
         "/root /usr/sbin:/usr/bin:/sbin:/bin\ninit\n"
     );
-    assert!(
-        machine
-            .run("grep ' /work ' /proc/mounts")
-            .starts_with("/dev/vda /work ext4 ")
-    );
-    assert_eq!(
-        machine.run("cd /work && echo kept >a && cat a && ls"),
-        "kept\na\n"
-    );
+    assert!(machine.run("grep ' /work ' /proc/mounts").starts_with("/dev/vda /work ext4 "));
+    assert_eq!(machine.run("cd /work && echo kept >a && cat a && ls"), "kept\na\n");
     assert_eq!(
         machine.run("stat -c %a /run/user-data; cat /run/user-data"),
         "600\nhello from the host"
@@ -309,33 +275,16 @@ async fn a_micro_image_boots_and_does_what_a_job_needs() {
 
     machine.wait_for("test -e /run/settled");
     println!("the guest settled after {:?}", machine.elapsed());
-    assert!(
-        machine
-            .run("ip address show eth0")
-            .contains("inet 10.0.2.15/24")
-    );
+    assert!(machine.run("ip address show eth0").contains("inet 10.0.2.15/24"));
     assert!(machine.run("ip route").contains("default via 10.0.2.2"));
-    assert_eq!(
-        machine.run("cat /etc/resolv.conf; hostname"),
-        "nameserver 10.0.2.3\nsmall-17\n"
-    );
+    assert_eq!(machine.run("cat /etc/resolv.conf; hostname"), "nameserver 10.0.2.3\nsmall-17\n");
     assert_eq!(
         machine.run("stat -c %a /tmp /dev/shm; ls /dev/pts; echo >/dev/null"),
         "1777\n1777\nptmx\n"
     );
     let modules = machine.run("cut -d' ' -f1 /proc/modules");
-    for name in [
-        "virtio_rng",
-        "pvpanic_pci",
-        "overlay",
-        "isofs",
-        "vfat",
-        "button",
-    ] {
-        assert!(
-            modules.lines().any(|line| line == name),
-            "{name} is missing in {modules}"
-        );
+    for name in ["virtio_rng", "pvpanic_pci", "overlay", "isofs", "vfat", "button"] {
+        assert!(modules.lines().any(|line| line == name), "{name} is missing in {modules}");
     }
 
     // An orphan ends after its parent has, so that nobody but PID 1 can reap it.
@@ -348,11 +297,7 @@ async fn a_micro_image_boots_and_does_what_a_job_needs() {
     assert_eq!(machine.run("pidof acpid >/dev/null && echo well"), "well\n");
 
     machine.exec("poweroff");
-    assert!(
-        machine.ended(Duration::from_secs(20)),
-        "{}",
-        machine.console()
-    );
+    assert!(machine.ended(Duration::from_secs(20)), "{}", machine.console());
     println!("it was off after {:?}", machine.elapsed());
 }
 
@@ -369,18 +314,10 @@ async fn a_micro_image_boots_without_disk_and_network_and_obeys_the_power_button
     let mut machine = Machine::start(&image.boot, fixture.here.path(), &[]);
     machine.agent();
     println!("the agent answered after {:?}", machine.elapsed());
-    assert!(
-        machine
-            .run("grep ' /work ' /proc/mounts")
-            .starts_with("work /work tmpfs ")
-    );
+    assert!(machine.run("grep ' /work ' /proc/mounts").starts_with("work /work tmpfs "));
     machine.wait_for("test -e /run/settled && pidof acpid");
     machine.power_button();
-    assert!(
-        machine.ended(Duration::from_secs(20)),
-        "{}",
-        machine.console()
-    );
+    assert!(machine.ended(Duration::from_secs(20)), "{}", machine.console());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -396,11 +333,7 @@ async fn the_agent_can_shut_a_micro_image_down() {
     let mut machine = Machine::start(&image.boot, fixture.here.path(), &[]);
     machine.agent();
     machine.shutdown();
-    assert!(
-        machine.ended(Duration::from_secs(20)),
-        "{}",
-        machine.console()
-    );
+    assert!(machine.ended(Duration::from_secs(20)), "{}", machine.console());
 }
 
 #[tokio::test]
@@ -408,24 +341,13 @@ async fn a_raw_disk_is_copied_and_never_changes_with_its_original() {
     let fixture = Fixture::new().await;
     let recipe = fixture.raw_disk();
     let image = fixture.build(&recipe).await.unwrap();
-    let Boot::Disk {
-        path,
-        format,
-        user_data,
-    } = &image.boot
-    else {
+    let Boot::Disk { path, format, user_data } = &image.boot else {
         panic!("{:?}", image.boot);
     };
-    assert_eq!(
-        (*format, *user_data),
-        (DiskFormat::Raw, UserDataDelivery::NoCloud)
-    );
+    assert_eq!((*format, *user_data), (DiskFormat::Raw, UserDataDelivery::NoCloud));
     fs::write(fixture.path("disk.raw"), "overwritten in place").unwrap();
     assert_eq!(sha256(path), image.digest);
-    assert_eq!(
-        fs::metadata(path).unwrap().permissions().mode() & 0o777,
-        0o444
-    );
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o444);
     assert_eq!(fixture.store.images().await.unwrap(), [image]);
 }
 
@@ -457,13 +379,7 @@ async fn a_qcow2_disk_is_known_by_its_content() {
             return;
         }
         let image = fixture.build(&disk(&path, &sha256(&path))).await.unwrap();
-        assert!(matches!(
-            image.boot,
-            Boot::Disk {
-                format: DiskFormat::Qcow2,
-                ..
-            }
-        ));
+        assert!(matches!(image.boot, Boot::Disk { format: DiskFormat::Qcow2, .. }));
     }
 }
 
@@ -474,27 +390,13 @@ async fn a_qcow2_disk_that_leads_to_other_files_is_refused() {
     let text = path.to_str().unwrap();
     let data = format!("data_file={}", fixture.path("data").display());
     let external: &[&str] = &["create", "-q", "-f", "qcow2", "-o", &data, text, "10M"];
-    let backed: &[&str] = &[
-        "create",
-        "-q",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "/etc/passwd",
-        "-F",
-        "raw",
-        text,
-        "10M",
-    ];
+    let backed: &[&str] =
+        &["create", "-q", "-u", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", text, "10M"];
     for (args, reason) in [(external, "in another file"), (backed, "backing file")] {
         if !qemu_img(args) {
             return;
         }
-        let error = fixture
-            .build(&disk(&path, &sha256(&path)))
-            .await
-            .unwrap_err();
+        let error = fixture.build(&disk(&path, &sha256(&path))).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
     }
@@ -511,11 +413,7 @@ async fn a_disk_that_cannot_work_is_refused_with_the_reason() {
     let empty = fixture.path("empty");
     fs::write(&empty, "").unwrap();
     for (path, sha256, reasons) in [
-        (
-            Path::new("disk.raw"),
-            right.as_str(),
-            &["must be absolute"][..],
-        ),
+        (Path::new("disk.raw"), right.as_str(), &["must be absolute"][..]),
         (&fixture.path("absent"), &right, &["does not exist"]),
         (fixture.here.path(), &right, &["not a regular file"]),
         (&empty, &right, &["it is empty"]),
@@ -530,12 +428,7 @@ async fn a_disk_that_cannot_work_is_refused_with_the_reason() {
         }
     }
     assert!(fixture.names().is_empty());
-    assert!(
-        fixture
-            .build(&disk(&path, &right.to_uppercase()))
-            .await
-            .is_ok()
-    );
+    assert!(fixture.build(&disk(&path, &right.to_uppercase())).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -562,18 +455,10 @@ async fn a_dropped_build_stops_and_leaves_nothing() {
     // It takes far longer to hash than anyone waits here.
     let recipe = disk(&path, &"0".repeat(64));
     let build = fixture.build(&recipe);
-    assert!(
-        tokio::time::timeout(Duration::from_millis(300), build)
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(300), build).await.is_err());
     let dropped = Instant::now();
     while !fixture.names().is_empty() {
-        assert!(
-            dropped.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            fixture.names()
-        );
+        assert!(dropped.elapsed() < Duration::from_secs(5), "{:?}", fixture.names());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(fixture.ids().await.is_empty());
@@ -640,18 +525,11 @@ async fn a_list_with_a_description_it_cannot_read_is_an_error_that_names_it() {
     let recipe = fixture.raw_disk();
     let image = fixture.build(&recipe).await.unwrap();
     fixture.build(&recipe).await.unwrap();
-    let path = fixture
-        .store
-        .root()
-        .join(image.id.as_str())
-        .join("image.json");
+    let path = fixture.store.root().join(image.id.as_str()).join("image.json");
     fs::remove_file(&path).unwrap();
     fs::write(&path, "{").unwrap();
     let error = fixture.store.images().await.unwrap_err();
-    assert!(
-        error.to_string().contains(path.to_str().unwrap()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     // And it can be deleted all the same.
     fixture.store.delete(&image.id).await.unwrap();
     assert_eq!(fixture.ids().await.len(), 1);

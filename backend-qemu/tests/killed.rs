@@ -39,16 +39,10 @@ async fn a_maker_that_is_killed_hides_nothing() {
     };
     let instances = fixture.root.join("instances");
     let mut running = 0;
-    for micros in [
-        0, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 100_000, 400_000,
-    ] {
+    for micros in [0, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 100_000, 400_000] {
         fixture.close().await;
         let mut victim = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "a_maker_that_is_killed_hides_nothing",
-                "--nocapture",
-            ])
+            .args(["--exact", "a_maker_that_is_killed_hides_nothing", "--nocapture"])
             .env(VICTIM, &fixture.root)
             .env(IMAGE, serde_json::to_string(&fixture.image).unwrap())
             .stdout(Stdio::null())
@@ -57,10 +51,7 @@ async fn a_maker_that_is_killed_hides_nothing() {
             .unwrap();
         let start = Instant::now();
         while fs::read_dir(&instances).unwrap().count() == 0 {
-            assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "it makes nothing"
-            );
+            assert!(start.elapsed() < Duration::from_secs(20), "it makes nothing");
         }
         std::thread::sleep(Duration::from_micros(micros));
         victim.kill().unwrap();
@@ -69,15 +60,8 @@ async fn a_maker_that_is_killed_hides_nothing() {
         fixture.reopen().await;
         let all = fixture.hypervisor().instances().await.unwrap();
         let left = fs::read_dir(&instances).unwrap().count();
-        assert_eq!(
-            left,
-            all.len(),
-            "something is hidden, {micros} µs after the beginning"
-        );
-        if all
-            .iter()
-            .any(|instance| instance.state == InstanceState::Running)
-        {
+        assert_eq!(left, all.len(), "something is hidden, {micros} µs after the beginning");
+        if all.iter().any(|instance| instance.state == InstanceState::Running) {
             running += 1;
             assert_eq!(processes_in(&instances), 1);
             fixture.ready(1).await;

@@ -17,20 +17,16 @@ use runner_core::{
 
 async fn state(fixture: &Fixture, serial: u64) -> Option<InstanceState> {
     let all = fixture.hypervisor().instances().await.unwrap();
-    all.into_iter()
-        .find(|instance| instance.name == name(serial))
-        .map(|instance| instance.state)
+    all.into_iter().find(|instance| instance.name == name(serial)).map(|instance| instance.state)
 }
 
 async fn stopped(fixture: &Fixture, serial: u64) -> ExitReason {
     let mut reason = None;
-    until("it stops", async || {
-        match state(fixture, serial).await.unwrap() {
-            InstanceState::Running => false,
-            InstanceState::Stopped(why) => {
-                reason = Some(why);
-                true
-            }
+    until("it stops", async || match state(fixture, serial).await.unwrap() {
+        InstanceState::Running => false,
+        InstanceState::Stopped(why) => {
+            reason = Some(why);
+            true
         }
     })
     .await;
@@ -38,11 +34,7 @@ async fn stopped(fixture: &Fixture, serial: u64) -> ExitReason {
 }
 
 async fn console(fixture: &Fixture, serial: u64, follow: bool) -> String {
-    let console = fixture
-        .hypervisor()
-        .console(&name(serial), follow)
-        .await
-        .unwrap();
+    let console = fixture.hypervisor().console(&name(serial), follow).await.unwrap();
     let pieces: Vec<_> = console.try_collect().await.unwrap();
     String::from_utf8_lossy(&pieces.concat()).into_owned()
 }
@@ -84,36 +76,19 @@ async fn a_life() {
 
     // Files.
     let big: Vec<u8> = (0..700_000u32).map(|n| (n * 31 % 253) as u8).collect();
-    guest
-        .write_file("/tmp/deep/file", &big, 0o600)
-        .await
-        .unwrap();
-    assert!(
-        guest
-            .read_file("/tmp/deep/file", 0, usize::MAX)
-            .await
-            .unwrap()
-            == big
-    );
+    guest.write_file("/tmp/deep/file", &big, 0o600).await.unwrap();
+    assert!(guest.read_file("/tmp/deep/file", 0, usize::MAX).await.unwrap() == big);
     let (_, text) = sh(&*guest, "mode", "stat -c %a /tmp/deep/file").await;
     assert_eq!(text, "600\n");
     let full = guest.write_file("/mnt/small/file", b"x", 0o600).await;
     full.unwrap();
-    sh(
-        &*guest,
-        "small",
-        "mkdir -p /mnt/s; mount -t tmpfs -o size=64k s /mnt/s",
-    )
-    .await;
+    sh(&*guest, "small", "mkdir -p /mnt/s; mount -t tmpfs -o size=64k s /mnt/s").await;
     let full = guest.write_file("/mnt/s/file", &big, 0o600).await;
     assert!(matches!(full, Err(Error::Exhausted { .. })), "{full:?}");
 
     // User data, the disk, and no secret where it can be seen.
     let path = "/sys/firmware/qemu_fw_cfg/by_name/opt/runner/user-data/raw";
-    assert_eq!(
-        &*guest.read_file(path, 0, 100).await.unwrap(),
-        b"a secret, \"quoted\"\n"
-    );
+    assert_eq!(&*guest.read_file(path, 0, 100).await.unwrap(), b"a secret, \"quoted\"\n");
     let (_, text) = sh(&*guest, "disk", "cat /sys/block/vda/size").await;
     assert_eq!(text, format!("{}\n", 64 * 2048));
     let command = std::fs::read(format!("/proc/{}/cmdline", fixture.pid(1))).unwrap();
@@ -132,11 +107,7 @@ async fn a_life() {
     // What it shows.
     let picture = fixture.hypervisor().screenshot(&name(1)).await.unwrap().0;
     assert!(picture.starts_with(b"\x89PNG"), "{} bytes", picture.len());
-    assert!(
-        console(&fixture, 1, false)
-            .await
-            .contains("runner: starting the guest agent")
-    );
+    assert!(console(&fixture, 1, false).await.contains("runner: starting the guest agent"));
 
     // A process outlives us, and so does the instance.
     let id = ProcessId::new("long").unwrap();
@@ -150,10 +121,7 @@ async fn a_life() {
     assert_eq!(guest.running().await.unwrap(), std::slice::from_ref(&id));
     let (mut cursor, mut text) = (Cursor::default(), Vec::new());
     let exit = loop {
-        let news = guest
-            .follow(&id, cursor, Duration::from_secs(5))
-            .await
-            .unwrap();
+        let news = guest.follow(&id, cursor, Duration::from_secs(5)).await.unwrap();
         cursor = news.advance(cursor);
         text.extend_from_slice(&news.stdout);
         if let Some(exit) = news.exit {
@@ -161,15 +129,7 @@ async fn a_life() {
         }
     };
     assert_eq!((exit, &*text), (ExitStatus::Code(4), &b"one\ntwo\n"[..]));
-    assert!(
-        fixture
-            .hypervisor()
-            .screenshot(&name(1))
-            .await
-            .unwrap()
-            .0
-            .starts_with(b"\x89PNG")
-    );
+    assert!(fixture.hypervisor().screenshot(&name(1)).await.unwrap().0.starts_with(b"\x89PNG"));
 
     // The end, with a call under way and a follower.
     let follower = fixture.hypervisor().console(&name(1), true).await.unwrap();
@@ -177,9 +137,7 @@ async fn a_life() {
         let (guest, id) = (guest.clone(), ProcessId::new("sleep").unwrap());
         async move {
             guest.spawn(&id, &Command::new(["sleep", "1000"])).await?;
-            guest
-                .follow(&id, Cursor::default(), Duration::from_secs(60))
-                .await
+            guest.follow(&id, Cursor::default(), Duration::from_secs(60)).await
         }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -187,54 +145,17 @@ async fn a_life() {
     let at = Instant::now();
     fixture.hypervisor().destroy(&name(1)).await.unwrap();
     eprintln!("destroy {:?}", at.elapsed());
-    let error = tokio::time::timeout(Duration::from_secs(3), pending)
-        .await
-        .unwrap()
-        .unwrap();
+    let error = tokio::time::timeout(Duration::from_secs(3), pending).await.unwrap().unwrap();
     let error = error.unwrap_err();
-    assert!(
-        error.is_not_found() && error.to_string().contains("linux-1"),
-        "{error}"
-    );
+    assert!(error.is_not_found() && error.to_string().contains("linux-1"), "{error}");
     assert!(guest.ready().await.unwrap_err().is_not_found());
-    tokio::time::timeout(Duration::from_secs(3), follower.collect::<Vec<_>>())
-        .await
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(3), follower.collect::<Vec<_>>()).await.unwrap();
     assert!(!std::path::Path::new(&format!("/proc/{pid}/fd/0")).exists());
-    assert_eq!(
-        std::fs::read_dir(fixture.root.join("instances"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(fixture.root.join("instances")).unwrap().count(), 0);
     fixture.hypervisor().destroy(&name(1)).await.unwrap();
-    assert!(
-        fixture
-            .hypervisor()
-            .guest(&name(1))
-            .await
-            .err()
-            .unwrap()
-            .is_not_found()
-    );
-    assert!(
-        fixture
-            .hypervisor()
-            .console(&name(1), false)
-            .await
-            .err()
-            .unwrap()
-            .is_not_found()
-    );
-    assert!(
-        fixture
-            .hypervisor()
-            .screenshot(&name(1))
-            .await
-            .err()
-            .unwrap()
-            .is_not_found()
-    );
+    assert!(fixture.hypervisor().guest(&name(1)).await.err().unwrap().is_not_found());
+    assert!(fixture.hypervisor().console(&name(1), false).await.err().unwrap().is_not_found());
+    assert!(fixture.hypervisor().screenshot(&name(1)).await.err().unwrap().is_not_found());
 }
 
 #[tokio::test]
@@ -248,37 +169,19 @@ async fn why_it_stopped_is_told() {
         ("echo c >/proc/sysrq-trigger", ExitReason::GuestPanic),
     ];
     for serial in 1..=3 {
-        fixture
-            .hypervisor()
-            .create(&fixture.spec(serial))
-            .await
-            .unwrap();
+        fixture.hypervisor().create(&fixture.spec(serial)).await.unwrap();
     }
     for (serial, (script, reason)) in (1..).zip(cases) {
         let guest = fixture.ready(serial).await;
         let mut changes = fixture.hypervisor().changes();
         let command = Command::new(["/bin/sh", "-c", script]);
         let _ = guest.spawn(&ProcessId::new("end").unwrap(), &command).await;
-        tokio::time::timeout(Duration::from_secs(10), changes.next())
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(10), changes.next()).await.unwrap();
         assert_eq!(stopped(&fixture, serial).await, reason, "{script}");
-        assert!(
-            fixture
-                .hypervisor()
-                .guest(&name(serial))
-                .await
-                .err()
-                .unwrap()
-                .is_not_found()
-        );
+        assert!(fixture.hypervisor().guest(&name(serial)).await.err().unwrap().is_not_found());
         assert!(guest.running().await.unwrap_err().is_not_found());
         let text = tokio::time::timeout(Duration::from_secs(5), console(&fixture, serial, true));
-        assert!(
-            text.await
-                .unwrap()
-                .contains("runner: starting the guest agent")
-        );
+        assert!(text.await.unwrap().contains("runner: starting the guest agent"));
         fixture.hypervisor().destroy(&name(serial)).await.unwrap();
     }
     assert!(fixture.hypervisor().instances().await.unwrap().is_empty());
@@ -295,14 +198,10 @@ async fn a_qemu_that_is_killed_crashed() {
     let mut changes = fixture.hypervisor().changes();
     let at = Instant::now();
     fixture.signal(1, "-KILL");
-    tokio::time::timeout(Duration::from_secs(3), changes.next())
-        .await
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(3), changes.next()).await.unwrap();
     let reason = stopped(&fixture, 1).await;
     eprintln!("noticed after {:?}", at.elapsed());
-    let ExitReason::Crashed(detail) = &reason else {
-        panic!("{reason:?}")
-    };
+    let ExitReason::Crashed(detail) = &reason else { panic!("{reason:?}") };
     assert!(detail.contains("signal 9"), "{detail}");
     assert!(waiting.await.unwrap().unwrap_err().is_not_found());
 
@@ -310,11 +209,7 @@ async fn a_qemu_that_is_killed_crashed() {
     fixture.reopen().await;
     assert_eq!(stopped(&fixture, 1).await, reason);
     let again = fixture.hypervisor().create(&fixture.spec(1)).await.unwrap();
-    assert_eq!(
-        again.state,
-        InstanceState::Stopped(reason),
-        "what is there is returned"
-    );
+    assert_eq!(again.state, InstanceState::Stopped(reason), "what is there is returned");
     fixture.hypervisor().destroy(&name(1)).await.unwrap();
     let fresh = fixture.hypervisor().create(&fixture.spec(1)).await.unwrap();
     assert_eq!(fresh.state, InstanceState::Running);
@@ -353,16 +248,10 @@ async fn an_instance_that_was_tampered_with_is_destroyed() {
     let Some(mut fixture) = Fixture::new().await else {
         return;
     };
-    for (serial, missing) in [
-        (1, &["pid"][..]),
-        (2, &["lock", "qmp", "agent"]),
-        (3, &["pid", "lock"]),
-    ] {
-        fixture
-            .hypervisor()
-            .create(&fixture.spec(serial))
-            .await
-            .unwrap();
+    for (serial, missing) in
+        [(1, &["pid"][..]), (2, &["lock", "qmp", "agent"]), (3, &["pid", "lock"])]
+    {
+        fixture.hypervisor().create(&fixture.spec(serial)).await.unwrap();
         let pid = fixture.pid(serial);
         for file in missing {
             std::fs::remove_file(fixture.instance(serial).join(file)).unwrap();
@@ -371,27 +260,16 @@ async fn an_instance_that_was_tampered_with_is_destroyed() {
             // Someone who never talked to it has a harder time.
             fixture.reopen().await;
         }
-        assert_eq!(
-            state(&fixture, serial).await,
-            Some(InstanceState::Running),
-            "{missing:?}"
-        );
+        assert_eq!(state(&fixture, serial).await, Some(InstanceState::Running), "{missing:?}");
         fixture.hypervisor().destroy(&name(serial)).await.unwrap();
         assert_eq!(state(&fixture, serial).await, None);
-        assert!(
-            !std::path::Path::new(&format!("/proc/{pid}/fd/0")).exists(),
-            "{missing:?}"
-        );
+        assert!(!std::path::Path::new(&format!("/proc/{pid}/fd/0")).exists(), "{missing:?}");
     }
 }
 
 #[tokio::test]
 async fn odd_and_long_paths_are_fine() {
-    let odd = format!(
-        "a, 'b' \"c\"=d/{}/{}",
-        "long".repeat(40),
-        "longer".repeat(30)
-    );
+    let odd = format!("a, 'b' \"c\"=d/{}/{}", "long".repeat(40), "longer".repeat(30));
     let Some(mut fixture) = Fixture::in_subdirectory(&odd).await else {
         return;
     };
@@ -406,10 +284,7 @@ async fn odd_and_long_paths_are_fine() {
     fixture.hypervisor().create(&spec).await.unwrap();
     fixture.reopen().await;
     let guest = fixture.ready(1).await;
-    assert_eq!(
-        sh(&*guest, "a", "echo hello").await,
-        (0, "hello\n".to_owned())
-    );
+    assert_eq!(sh(&*guest, "a", "echo hello").await, (0, "hello\n".to_owned()));
     assert!(fixture.hypervisor().screenshot(&name(1)).await.is_ok());
     fixture.hypervisor().destroy(&name(1)).await.unwrap();
 }
@@ -426,9 +301,7 @@ async fn creations_that_are_dropped_are_listed_or_not_there() {
         fixture.hypervisor().destroy(&name(1)).await.unwrap();
         assert_eq!(state(&fixture, 1).await, None, "after {micros} µs");
     }
-    let left = std::fs::read_dir(fixture.root.join("instances"))
-        .unwrap()
-        .count();
+    let left = std::fs::read_dir(fixture.root.join("instances")).unwrap().count();
     assert_eq!(left, 0);
 }
 
@@ -445,10 +318,7 @@ async fn a_console_that_is_written_for_ever_takes_little_space() {
     let follower = tokio::spawn(follower.try_fold(0, async |sum, piece| Ok(sum + piece.len())));
     // Writing to the serial port of an emulated machine is slow; what QEMU does is the same.
     let path = fixture.instance(1).join("console.log");
-    let mut writer = std::fs::OpenOptions::new()
-        .append(true)
-        .open(&path)
-        .unwrap();
+    let mut writer = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
     for _ in 0..40 {
         std::io::Write::write_all(&mut writer, &[b'x'; 100_000]).unwrap();
         tokio::time::sleep(Duration::from_millis(60)).await;

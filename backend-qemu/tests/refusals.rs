@@ -23,10 +23,7 @@ async fn a_root_has_one_process() {
     let Some(mut fixture) = Fixture::new().await else {
         return;
     };
-    let error = QemuHypervisor::open(fixture.config.clone())
-        .await
-        .err()
-        .unwrap();
+    let error = QemuHypervisor::open(fixture.config.clone()).await.err().unwrap();
     assert!(error.is_busy(), "{error}");
     fixture.hypervisor().create(&fixture.spec(1)).await.unwrap();
     // An instance does not hold the root.
@@ -69,11 +66,7 @@ async fn a_foreign_directory_is_left_alone() {
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("treasure"), "x").unwrap();
     fixture.hypervisor().destroy(&name(1)).await.unwrap();
-    let error = fixture
-        .hypervisor()
-        .create(&fixture.spec(1))
-        .await
-        .unwrap_err();
+    let error = fixture.hypervisor().create(&fixture.spec(1)).await.unwrap_err();
     assert!(error.is_busy(), "{error}");
     assert!(fixture.hypervisor().instances().await.unwrap().is_empty());
     assert_eq!(fs::read(foreign.join("treasure")).unwrap(), b"x");
@@ -86,33 +79,19 @@ async fn a_qemu_that_does_not_start_is_listed_with_its_complaints() {
     };
     fixture.config.qemu = "/no/such/qemu".into();
     fixture.reopen().await;
-    let error = fixture
-        .hypervisor()
-        .create(&fixture.spec(1))
-        .await
-        .unwrap_err();
+    let error = fixture.hypervisor().create(&fixture.spec(1)).await.unwrap_err();
     assert!(matches!(error, Error::Backend { .. }), "{error}");
     assert!(chain(&error).contains("No such file"), "{}", chain(&error));
     assert!(fixture.hypervisor().instances().await.unwrap().is_empty());
 
     let cases = [
-        (
-            script(&fixture, "echo 'I am broken' >&2; exit 3"),
-            "I am broken",
-        ),
-        (
-            script(&fixture, "sleep 0.05; echo 'I am slow' >&2; kill -9 $$"),
-            "I am slow",
-        ),
+        (script(&fixture, "echo 'I am broken' >&2; exit 3"), "I am broken"),
+        (script(&fixture, "sleep 0.05; echo 'I am slow' >&2; kill -9 $$"), "I am slow"),
     ];
     for (program, complaint) in cases {
         fixture.config.qemu = program.into();
         fixture.reopen().await;
-        let error = fixture
-            .hypervisor()
-            .create(&fixture.spec(1))
-            .await
-            .unwrap_err();
+        let error = fixture.hypervisor().create(&fixture.spec(1)).await.unwrap_err();
         assert!(matches!(error, Error::Backend { .. }), "{error}");
         assert!(chain(&error).contains(complaint), "{}", chain(&error));
         let all = fixture.hypervisor().instances().await.unwrap();
@@ -130,21 +109,14 @@ async fn a_qemu_that_does_not_start_is_listed_with_its_complaints() {
 
 fn script(fixture: &Fixture, text: &str) -> String {
     use std::os::unix::fs::PermissionsExt;
-    let path = fixture
-        .directory
-        .path()
-        .join(format!("qemu-{}", text.len()));
+    let path = fixture.directory.path().join(format!("qemu-{}", text.len()));
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
 fn kernel(kernel: PathBuf, initrd: PathBuf) -> Boot {
-    Boot::Kernel {
-        kernel,
-        initrd,
-        command_line: String::new(),
-    }
+    Boot::Kernel { kernel, initrd, command_line: String::new() }
 }
 
 #[tokio::test]
@@ -165,9 +137,7 @@ async fn what_cannot_work_is_invalid_and_leaves_nothing() {
     both.resources.huge_memory_mib = 1024;
     let mut deaf = fixture.spec(1);
     deaf.user_data = Some(Secret::new(String::new()));
-    let Boot::Kernel { kernel, .. } = &fixture.image.boot else {
-        unreachable!()
-    };
+    let Boot::Kernel { kernel, .. } = &fixture.image.boot else { unreachable!() };
     deaf.image.boot = Boot::Disk {
         path: kernel.clone(),
         format: DiskFormat::Raw,
@@ -185,12 +155,7 @@ async fn what_does_not_fit_is_exhausted() {
     let Some(mut fixture) = Fixture::new().await else {
         return;
     };
-    let capacity = Resources {
-        vcpus: 4,
-        memory_mib: 500,
-        disk_mib: 100,
-        ..Default::default()
-    };
+    let capacity = Resources { vcpus: 4, memory_mib: 500, disk_mib: 100, ..Default::default() };
     fixture.config.capacity = Some(capacity.clone());
     fixture.reopen().await;
     assert_eq!(fixture.hypervisor().capacity().await.unwrap(), capacity);
@@ -202,15 +167,9 @@ async fn what_does_not_fit_is_exhausted() {
         hypervisor.create(&second),
         hypervisor.create(&third)
     );
-    let failed: Vec<Error> = [all.0, all.1, all.2]
-        .into_iter()
-        .filter_map(Result::err)
-        .collect();
+    let failed: Vec<Error> = [all.0, all.1, all.2].into_iter().filter_map(Result::err).collect();
     assert_eq!(failed.len(), 1, "{failed:?}");
-    assert_eq!(
-        failed[0].to_string(),
-        "not enough memory: 192 MiB needed, 116 MiB available"
-    );
+    assert_eq!(failed[0].to_string(), "not enough memory: 192 MiB needed, 116 MiB available");
     assert_eq!(hypervisor.instances().await.unwrap().len(), 2);
     for serial in 1..=3 {
         hypervisor.destroy(&name(serial)).await.unwrap();
@@ -223,10 +182,7 @@ async fn what_does_not_fit_is_exhausted() {
     fixture.config.capacity = None;
     fixture.reopen().await;
     let host = fixture.hypervisor().capacity().await.unwrap();
-    assert!(
-        host.vcpus > 0 && host.memory_mib > 0 && host.disk_mib > 0,
-        "{host:?}"
-    );
+    assert!(host.vcpus > 0 && host.memory_mib > 0 && host.disk_mib > 0, "{host:?}");
 }
 
 #[tokio::test]
@@ -240,36 +196,21 @@ async fn a_disk_image_is_shared_and_not_written_to() {
     let disk = |serial, user_data| {
         let mut spec = spec(&fixture.image, serial);
         spec.resources.disk_mib = 64;
-        spec.image.boot = Boot::Disk {
-            path: base.clone(),
-            format: DiskFormat::Qcow2,
-            user_data,
-        };
+        spec.image.boot = Boot::Disk { path: base.clone(), format: DiskFormat::Qcow2, user_data };
         spec
     };
     for serial in [1, 2] {
-        fixture
-            .hypervisor()
-            .create(&disk(serial, UserDataDelivery::None))
-            .await
-            .unwrap();
+        fixture.hypervisor().create(&disk(serial, UserDataDelivery::None)).await.unwrap();
     }
     let own = fixture.instance(1).join("disk.qcow2");
-    assert_eq!(
-        backend_qemu::overlay::virtual_size(&own, DiskFormat::Qcow2).unwrap(),
-        64 << 20
-    );
+    assert_eq!(backend_qemu::overlay::virtual_size(&own, DiskFormat::Qcow2).unwrap(), 64 << 20);
     for serial in [1, 2] {
         fixture.hypervisor().destroy(&name(serial)).await.unwrap();
     }
     assert!(fs::read(&base).unwrap() == before);
 
     fs::remove_file(&base).unwrap();
-    let error = fixture
-        .hypervisor()
-        .create(&disk(4, UserDataDelivery::None))
-        .await
-        .unwrap_err();
+    let error = fixture.hypervisor().create(&disk(4, UserDataDelivery::None)).await.unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error}");
 }
 
@@ -289,16 +230,8 @@ async fn a_full_disk_is_exhausted_and_the_rest_can_be_destroyed() {
     fixture.reopen().await;
     let fill = fs::write(full.join("fill"), vec![1; 1 << 20]);
     assert!(fill.is_err(), "it is not full");
-    let error = fixture
-        .hypervisor()
-        .create(&fixture.spec(1))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, Error::Exhausted { .. }),
-        "{}",
-        chain(&error)
-    );
+    let error = fixture.hypervisor().create(&fixture.spec(1)).await.unwrap_err();
+    assert!(matches!(error, Error::Exhausted { .. }), "{}", chain(&error));
     fs::remove_file(full.join("fill")).unwrap();
     fixture.hypervisor().instances().await.unwrap();
     fixture.hypervisor().destroy(&name(1)).await.unwrap();

@@ -119,9 +119,7 @@ impl<T: Transport> Agent<T> {
 
     /// How the program that the agent started as `pid` ended, if it has. The agent tells it once.
     pub(crate) async fn ended(&self, pid: i64) -> Result<Option<Outcome>, CallError> {
-        let status: ExecStatus = self
-            .call("guest-exec-status", json!({ "pid": pid }))
-            .await?;
+        let status: ExecStatus = self.call("guest-exec-status", json!({ "pid": pid })).await?;
         if !status.exited {
             return Ok(None);
         }
@@ -135,14 +133,11 @@ impl<T: Transport> Agent<T> {
 
     /// Opens a file for reading and returns the agent's handle on it.
     pub(crate) async fn open(&self, path: &str) -> Result<i64, CallError> {
-        self.call("guest-file-open", json!({ "path": path, "mode": "r" }))
-            .await
+        self.call("guest-file-open", json!({ "path": path, "mode": "r" })).await
     }
 
     pub(crate) async fn close(&self, handle: i64) -> Result<(), CallError> {
-        let _: Value = self
-            .call("guest-file-close", json!({ "handle": handle }))
-            .await?;
+        let _: Value = self.call("guest-file-close", json!({ "handle": handle })).await?;
         Ok(())
     }
 
@@ -164,14 +159,9 @@ impl<T: Transport> Agent<T> {
         let read: Read = self.call("guest-file-read", arguments).await?;
         let content = decode(&read.buf_b64)?;
         if content.len() > count {
-            return Err(CallError::failed(
-                "the agent sent more than it was asked for",
-            ));
+            return Err(CallError::failed("the agent sent more than it was asked for"));
         }
-        Ok(Piece {
-            content,
-            eof: read.eof,
-        })
+        Ok(Piece { content, eof: read.eof })
     }
 
     async fn call<R: DeserializeOwned>(
@@ -179,11 +169,7 @@ impl<T: Transport> Agent<T> {
         command: &'static str,
         arguments: Value,
     ) -> Result<R, CallError> {
-        parse(
-            self.0
-                .call(command, arguments, Instant::now() + CALL)
-                .await?,
-        )
+        parse(self.0.call(command, arguments, Instant::now() + CALL).await?)
     }
 }
 

@@ -11,12 +11,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// passes on nothing else, hence the merge.
 pub(crate) fn merged(agent: &BTreeMap<String, String>, command: &Command) -> Vec<String> {
     let mut all = agent.clone();
-    all.entry("PATH".to_owned())
-        .or_insert_with(|| DEFAULT_PATH.to_owned());
+    all.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
     all.extend(command.env.clone());
-    all.iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
+    all.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 /// Reads what `/proc/PID/environ` holds.

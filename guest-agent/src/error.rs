@@ -68,14 +68,8 @@ mod tests {
         let of = Complaint::of;
         let missing = "failed to open file '/a' (mode: 'r'): No such file or directory";
         assert_eq!(of(missing), Complaint::Missing);
-        assert_eq!(
-            of("cat: write error: No space left on device"),
-            Complaint::Full
-        );
-        assert_eq!(
-            of("failed to read file: Is a directory"),
-            Complaint::Directory
-        );
+        assert_eq!(of("cat: write error: No space left on device"), Complaint::Full);
+        assert_eq!(of("failed to read file: Is a directory"), Complaint::Directory);
         assert_eq!(of("Permission denied"), Complaint::Other);
     }
 }

@@ -20,15 +20,10 @@ impl<T: Transport> AgentGuest<T> {
     pub(crate) async fn write(&self, path: &str, content: &[u8], mode: u32) -> Result<()> {
         check(path)?;
         if mode & !0o7777 != 0 {
-            return Err(Error::invalid(
-                format!("file mode {mode:o}"),
-                "use permission bits only",
-            ));
+            return Err(Error::invalid(format!("file mode {mode:o}"), "use permission bits only"));
         }
-        let (mode, temporary) = (
-            format!("{mode:o}"),
-            format!("{path}.{:016x}", rand::random::<u64>()),
-        );
+        let (mode, temporary) =
+            (format!("{mode:o}"), format!("{path}.{:016x}", rand::random::<u64>()));
         let doing = || format!("write {path} in {}", self.instance);
 
         let count = content.len().div_ceil(PIECE).max(1);
@@ -61,17 +56,11 @@ impl<T: Transport> AgentGuest<T> {
             CallError::Refused(why) => match Complaint::of(why) {
                 Complaint::Missing => Error::not_found(path),
                 Complaint::Directory => Error::invalid(path, "it is a directory"),
-                _ => error::call(
-                    &self.instance,
-                    format!("read {path} in {}", self.instance),
-                    error,
-                ),
+                _ => {
+                    error::call(&self.instance, format!("read {path} in {}", self.instance), error)
+                }
             },
-            _ => error::call(
-                &self.instance,
-                format!("read {path} in {}", self.instance),
-                error,
-            ),
+            _ => error::call(&self.instance, format!("read {path} in {}", self.instance), error),
         })?;
         Ok(piece.content)
     }
@@ -79,10 +68,7 @@ impl<T: Transport> AgentGuest<T> {
 
 fn check(path: &str) -> Result<()> {
     if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-        return Err(Error::invalid(
-            format!("path {path:?}"),
-            "use the absolute path of a file",
-        ));
+        return Err(Error::invalid(format!("path {path:?}"), "use the absolute path of a file"));
     }
     Ok(())
 }

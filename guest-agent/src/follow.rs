@@ -56,10 +56,7 @@ impl<T: Transport> Default for Followed<T> {
 
 impl<T: Transport> Followed<T> {
     fn of(&self, id: &ProcessId) -> Shared<T> {
-        let mut all = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut all = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if all.len() >= MAX_OPEN && !all.contains_key(id) {
             all.retain(|_, files| Arc::strong_count(files) > 1);
             if all.len() >= MAX_OPEN {
@@ -70,10 +67,7 @@ impl<T: Transport> Followed<T> {
     }
 
     fn forget(&self, id: &ProcessId) {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .remove(id);
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(id);
     }
 }
 

@@ -51,10 +51,7 @@ impl<T: Transport> AgentGuest<T> {
 impl<T: Transport> Guest for AgentGuest<T> {
     async fn ready(&self) -> Result<()> {
         let doing = || format!("wait for {}", self.instance);
-        self.agent
-            .ready()
-            .await
-            .map_err(|error| error::call(&self.instance, doing(), error))
+        self.agent.ready().await.map_err(|error| error::call(&self.instance, doing(), error))
     }
 
     async fn spawn(&self, id: &ProcessId, command: &Command) -> Result<()> {

@@ -27,11 +27,7 @@ impl<T: Transport> OpenFile<T> {
         let (agent, path) = (agent.clone(), path.to_owned());
         let open = tokio::spawn(async move {
             let handle = agent.open(&path).await?;
-            Ok(Self {
-                agent,
-                handle,
-                position: Some(0),
-            })
+            Ok(Self { agent, handle, position: Some(0) })
         });
         open.await.map_err(CallError::failed)?
     }
@@ -64,10 +60,7 @@ impl<T: Transport> OpenFile<T> {
             eof = piece.eof || piece.content.is_empty();
             content.extend_from_slice(&piece.content);
         }
-        Ok(Piece {
-            content: Bytes::from(content),
-            eof,
-        })
+        Ok(Piece { content: Bytes::from(content), eof })
     }
 }
 

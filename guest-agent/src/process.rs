@@ -47,24 +47,14 @@ impl<T: Transport> AgentGuest<T> {
         let doing = || format!("start process {id} in {}", self.instance);
         let fail = |error| error::call(&self.instance, doing(), error);
 
-        let agent_environment = self
-            .environment
-            .get_or_try_init(|| agent_environment(&self.agent));
+        let agent_environment = self.environment.get_or_try_init(|| agent_environment(&self.agent));
         let environment = environment::merged(agent_environment.await.map_err(fail)?, command);
-        let output = if command.merge_stderr {
-            "merge"
-        } else {
-            "split"
-        };
+        let output = if command.merge_stderr { "merge" } else { "split" };
         let directory = command.working_dir.as_deref().unwrap_or("/");
         let mut arguments = vec![LEAD, &self.state, id.as_str(), output, directory];
         arguments.extend(command.argv.iter().map(String::as_str));
 
-        let pid = self
-            .agent
-            .launch(START, &arguments, &environment)
-            .await
-            .map_err(fail)?;
+        let pid = self.agent.launch(START, &arguments, &environment).await.map_err(fail)?;
         let deadline = Instant::now() + START_LIMIT;
         let mut pause = FIRST_POLL;
         loop {
@@ -207,9 +197,7 @@ fn is_process(stat: &str, birth: &str) -> bool {
     // The program's name, in parentheses, may hold anything.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    fields
-        .first()
-        .is_some_and(|state| *state != "Z" && *state != "X")
+    fields.first().is_some_and(|state| *state != "Z" && *state != "X")
         && fields.get(19).is_some_and(|start| *start == birth)
 }
 
@@ -225,10 +213,7 @@ mod tests {
         assert_eq!(parse("started\n").unwrap(), None);
         assert_eq!(parse("started\n1").unwrap(), None);
         assert_eq!(parse("started\n13\n").unwrap(), Some(ExitStatus::Code(13)));
-        assert_eq!(
-            parse("started\n137\n").unwrap(),
-            Some(ExitStatus::Signal(9))
-        );
+        assert_eq!(parse("started\n137\n").unwrap(), Some(ExitStatus::Signal(9)));
         assert!(parse("started\n999\n").is_err());
         assert!(parse("hello\n").is_err());
         assert!(parse_status(b"\xff\n").is_err());

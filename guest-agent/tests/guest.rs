@@ -29,15 +29,8 @@ async fn run(guest: &dyn Guest, name: &str, command: &Command) -> (ExitStatus, S
         Output::Stdout(bytes) => out.extend_from_slice(bytes),
         Output::Stderr(bytes) => err.extend_from_slice(bytes),
     });
-    let exit = tokio::time::timeout(Duration::from_secs(20), exit)
-        .await
-        .unwrap()
-        .unwrap();
-    (
-        exit,
-        String::from_utf8(out).unwrap(),
-        String::from_utf8(err).unwrap(),
-    )
+    let exit = tokio::time::timeout(Duration::from_secs(20), exit).await.unwrap().unwrap();
+    (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
 /// The shells that guests have, as far as this host has them.
@@ -48,9 +41,7 @@ fn shells() -> Vec<Vec<&'static str>> {
         vec!["/bin/busybox", "sh"],
         vec!["/bin/bash", "--posix"],
     ];
-    all.into_iter()
-        .filter(|shell| std::path::Path::new(shell[0]).exists())
-        .collect()
+    all.into_iter().filter(|shell| std::path::Path::new(shell[0]).exists()).collect()
 }
 
 #[tokio::test]
@@ -59,47 +50,20 @@ async fn outputs_and_exit_code_come_back_in_every_shell() {
         let fixture = Fixture::with_shell(&shell);
         let command = sh("echo out; echo err >&2; exit 7");
         let (exit, out, err) = run(&*fixture.guest, "a", &command).await;
-        assert_eq!(
-            (exit, &*out, &*err),
-            (ExitStatus::Code(7), "out\n", "err\n"),
-            "{shell:?}"
-        );
+        assert_eq!((exit, &*out, &*err), (ExitStatus::Code(7), "out\n", "err\n"), "{shell:?}");
 
         let (exit, ..) = run(&*fixture.guest, "b", &sh("kill -9 $$")).await;
         assert_eq!(exit, ExitStatus::Signal(9), "{shell:?}");
 
-        fixture
-            .guest
-            .spawn(&id("c"), &sh("sleep 100 & wait"))
-            .await
-            .unwrap();
-        assert_eq!(
-            fixture.guest.running().await.unwrap(),
-            [id("c")],
-            "{shell:?}"
-        );
-        fixture
-            .guest
-            .kill(&id("c"), Signal::Terminate)
-            .await
-            .unwrap();
+        fixture.guest.spawn(&id("c"), &sh("sleep 100 & wait")).await.unwrap();
+        assert_eq!(fixture.guest.running().await.unwrap(), [id("c")], "{shell:?}");
+        fixture.guest.kill(&id("c"), Signal::Terminate).await.unwrap();
         let (exit, ..) = run(&*fixture.guest, "c", &sh("")).await;
         assert_eq!(exit, ExitStatus::Signal(15), "{shell:?}");
-        assert!(
-            fixture.guest.running().await.unwrap().is_empty(),
-            "{shell:?}"
-        );
+        assert!(fixture.guest.running().await.unwrap().is_empty(), "{shell:?}");
 
-        fixture
-            .guest
-            .write_file(&fixture.path("d/e"), b"hello", 0o640)
-            .await
-            .unwrap();
-        assert_eq!(
-            std::fs::read(fixture.path("d/e")).unwrap(),
-            b"hello",
-            "{shell:?}"
-        );
+        fixture.guest.write_file(&fixture.path("d/e"), b"hello", 0o640).await.unwrap();
+        assert_eq!(std::fs::read(fixture.path("d/e")).unwrap(), b"hello", "{shell:?}");
     }
 }
 
@@ -108,12 +72,7 @@ async fn arguments_and_environment_are_never_shell_text() {
     let fixture = Fixture::new();
     let nasty = "a'b\"c $HOME `id` $(id) \\ ; & | \n * ü -- -n";
     let mut command = sh("printf '%s|' \"$@\" \"$NASTY\" \"$lead\" \"$base\" \"$id\"");
-    command.argv.extend([
-        "name".to_owned(),
-        nasty.to_owned(),
-        String::new(),
-        "-e".to_owned(),
-    ]);
+    command.argv.extend(["name".to_owned(), nasty.to_owned(), String::new(), "-e".to_owned()]);
     command.env = [("NASTY", nasty), ("lead", "1"), ("base", "2"), ("id", "3")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
@@ -125,11 +84,7 @@ async fn arguments_and_environment_are_never_shell_text() {
 async fn the_environment_is_the_agents_and_what_the_command_adds() {
     let fixture = Fixture::new();
     let mut command = Command::new(["/usr/bin/env"]);
-    command.env = [
-        ("PATH".to_owned(), "/odd".to_owned()),
-        ("A".to_owned(), "1".to_owned()),
-    ]
-    .into();
+    command.env = [("PATH".to_owned(), "/odd".to_owned()), ("A".to_owned(), "1".to_owned())].into();
     let (exit, out, err) = run(&*fixture.guest, "a", &command).await;
     assert!(exit.success(), "{err}");
     let lines: Vec<&str> = out.lines().collect();
@@ -149,11 +104,7 @@ async fn what_cannot_be_executed_ends_with_126_or_127() {
     assert_eq!(exit, ExitStatus::Code(127), "{err}");
     let (exit, _, err) = run(&*fixture.guest, "c", &Command::new(["/etc/passwd"])).await;
     assert_eq!(exit, ExitStatus::Code(126), "{err}");
-    let error = fixture
-        .guest
-        .spawn(&id("d"), &Command::default())
-        .await
-        .unwrap_err();
+    let error = fixture.guest.spawn(&id("d"), &Command::default()).await.unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error}");
 }
 
@@ -190,10 +141,7 @@ async fn an_id_runs_once_however_often_it_is_spawned() {
     }
     let (exit, ..) = run(&*two, "a", &command).await;
     assert!(exit.success());
-    assert_eq!(
-        std::fs::read_to_string(fixture.path("count")).unwrap(),
-        "x\n"
-    );
+    assert_eq!(std::fs::read_to_string(fixture.path("count")).unwrap(), "x\n");
 }
 
 async fn futures_all<F: Future>(all: impl IntoIterator<Item = F>) -> Vec<F::Output> {
@@ -243,33 +191,20 @@ async fn a_dropped_spawn_can_be_repeated() {
     }
     let (exit, ..) = run(&*fixture.guest, "a", &command).await;
     assert!(exit.success());
-    assert_eq!(
-        std::fs::read_to_string(fixture.path("count")).unwrap(),
-        "x\n"
-    );
+    assert_eq!(std::fs::read_to_string(fixture.path("count")).unwrap(), "x\n");
 }
 
 #[tokio::test]
 async fn a_successor_reads_on_where_the_first_stopped() {
     let fixture = Fixture::new();
-    fixture
-        .guest
-        .spawn(&id("a"), &sh("echo one; sleep 0.3; echo two; exit 3"))
-        .await
-        .unwrap();
-    let first = fixture
-        .guest
-        .follow(&id("a"), Cursor::default(), Duration::from_secs(5))
-        .await
-        .unwrap();
+    fixture.guest.spawn(&id("a"), &sh("echo one; sleep 0.3; echo two; exit 3")).await.unwrap();
+    let first =
+        fixture.guest.follow(&id("a"), Cursor::default(), Duration::from_secs(5)).await.unwrap();
     assert_eq!(&*first.stdout, b"one\n");
     assert_eq!(first.exit, None);
     let cursor = first.advance(Cursor::default());
     let successor = fixture.successor();
-    let second = successor
-        .follow(&id("a"), cursor, Duration::from_secs(5))
-        .await
-        .unwrap();
+    let second = successor.follow(&id("a"), cursor, Duration::from_secs(5)).await.unwrap();
     assert_eq!(&*second.stdout, b"two\n");
     let (exit, out, _) = run(&*successor, "a", &sh("")).await;
     assert_eq!((exit, &*out), (ExitStatus::Code(3), "one\ntwo\n"));
@@ -289,11 +224,7 @@ async fn much_output_comes_in_parts_and_whole() {
 #[tokio::test]
 async fn several_follow_one_process_from_different_places() {
     let fixture = Fixture::new();
-    fixture
-        .guest
-        .spawn(&id("a"), &sh("echo abcdef; sleep 0.3; echo ghi"))
-        .await
-        .unwrap();
+    fixture.guest.spawn(&id("a"), &sh("echo abcdef; sleep 0.3; echo ghi")).await.unwrap();
     let at = |stdout| Cursor { stdout, stderr: 0 };
     let wait = Duration::from_secs(5);
     let guest = &*fixture.guest;
@@ -310,26 +241,14 @@ async fn several_follow_one_process_from_different_places() {
 #[tokio::test]
 async fn following_waits_for_news_and_no_longer() {
     let fixture = Fixture::new();
-    fixture
-        .guest
-        .spawn(&id("a"), &sh("sleep 0.4; echo x; sleep 100"))
-        .await
-        .unwrap();
+    fixture.guest.spawn(&id("a"), &sh("sleep 0.4; echo x; sleep 100")).await.unwrap();
     let start = Instant::now();
     let wait = Duration::from_millis(100);
-    let nothing = fixture
-        .guest
-        .follow(&id("a"), Cursor::default(), wait)
-        .await
-        .unwrap();
+    let nothing = fixture.guest.follow(&id("a"), Cursor::default(), wait).await.unwrap();
     assert_eq!(nothing, Default::default());
     assert!(start.elapsed() >= wait && start.elapsed() < Duration::from_millis(390));
     let wait = Duration::from_secs(10);
-    let news = fixture
-        .guest
-        .follow(&id("a"), Cursor::default(), wait)
-        .await
-        .unwrap();
+    let news = fixture.guest.follow(&id("a"), Cursor::default(), wait).await.unwrap();
     assert_eq!(&*news.stdout, b"x\n");
     assert!(start.elapsed() < Duration::from_secs(3));
     fixture.guest.kill(&id("a"), Signal::Kill).await.unwrap();
@@ -338,16 +257,9 @@ async fn following_waits_for_news_and_no_longer() {
 #[tokio::test]
 async fn a_poll_opens_no_files() {
     let fixture = Fixture::new();
-    fixture
-        .guest
-        .spawn(&id("a"), &sh("sleep 100"))
-        .await
-        .unwrap();
-    let follow = |millis| {
-        fixture
-            .guest
-            .follow(&ID, Cursor::default(), Duration::from_millis(millis))
-    };
+    fixture.guest.spawn(&id("a"), &sh("sleep 100")).await.unwrap();
+    let follow =
+        |millis| fixture.guest.follow(&ID, Cursor::default(), Duration::from_millis(millis));
     static ID: std::sync::LazyLock<ProcessId> = std::sync::LazyLock::new(|| id("a"));
     follow(0).await.unwrap();
     let opened = |fixture: &Fixture| fixture.agent.0.lock().unwrap().calls["guest-file-open"];
@@ -357,34 +269,18 @@ async fn a_poll_opens_no_files() {
     fixture.guest.kill(&id("a"), Signal::Kill).await.unwrap();
     follow(5000).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(
-        fixture.agent.0.lock().unwrap().files.len(),
-        0,
-        "handles are left open"
-    );
+    assert_eq!(fixture.agent.0.lock().unwrap().files.len(), 0, "handles are left open");
 }
 
 #[tokio::test]
 async fn an_agent_that_forgot_its_handles_is_asked_anew() {
     let fixture = Fixture::new();
-    fixture
-        .guest
-        .spawn(&id("a"), &sh("echo x; sleep 100"))
-        .await
-        .unwrap();
+    fixture.guest.spawn(&id("a"), &sh("echo x; sleep 100")).await.unwrap();
     let wait = Duration::from_secs(5);
-    let news = fixture
-        .guest
-        .follow(&id("a"), Cursor::default(), wait)
-        .await
-        .unwrap();
+    let news = fixture.guest.follow(&id("a"), Cursor::default(), wait).await.unwrap();
     assert_eq!(&*news.stdout, b"x\n");
     fixture.agent.0.lock().unwrap().files.clear();
-    let again = fixture
-        .guest
-        .follow(&id("a"), Cursor::default(), wait)
-        .await
-        .unwrap();
+    let again = fixture.guest.follow(&id("a"), Cursor::default(), wait).await.unwrap();
     assert_eq!(&*again.stdout, b"x\n");
     fixture.guest.kill(&id("a"), Signal::Kill).await.unwrap();
 }
@@ -392,36 +288,20 @@ async fn an_agent_that_forgot_its_handles_is_asked_anew() {
 #[tokio::test]
 async fn a_process_whose_keeper_was_killed_too_counts_as_killed() {
     let fixture = Fixture::new();
-    fixture
-        .guest
-        .spawn(&id("a"), &sh("sleep 100"))
-        .await
-        .unwrap();
+    fixture.guest.spawn(&id("a"), &sh("sleep 100")).await.unwrap();
     let pid_of = |file| {
         let text = std::fs::read_to_string(fixture.path(&format!("run/runner/a/{file}"))).unwrap();
         text.split(' ').next().unwrap().to_owned()
     };
-    let kill = |pid: String| {
-        std::process::Command::new("kill")
-            .args(["-9", &pid])
-            .status()
-    };
+    let kill = |pid: String| std::process::Command::new("kill").args(["-9", &pid]).status();
     assert!(kill(pid_of("keeper")).unwrap().success());
     let wait = Duration::from_millis(2500);
-    let news = fixture
-        .guest
-        .follow(&id("a"), Cursor::default(), wait)
-        .await
-        .unwrap();
+    let news = fixture.guest.follow(&id("a"), Cursor::default(), wait).await.unwrap();
     assert_eq!(news.exit, None, "it lives without its keeper");
     assert_eq!(fixture.guest.running().await.unwrap(), [id("a")]);
     fixture.guest.kill(&id("a"), Signal::Kill).await.unwrap();
     let wait = Duration::from_secs(10);
-    let news = fixture
-        .guest
-        .follow(&id("a"), Cursor::default(), wait)
-        .await
-        .unwrap();
+    let news = fixture.guest.follow(&id("a"), Cursor::default(), wait).await.unwrap();
     assert_eq!(news.exit, Some(ExitStatus::Signal(9)));
     assert!(fixture.guest.running().await.unwrap().is_empty());
 }
@@ -432,10 +312,7 @@ async fn killing_reaches_the_group_and_is_fine_afterwards() {
     let pid_file = fixture.path("pid");
     let command = sh(&format!("sleep 100 & echo $! >{pid_file}; wait"));
     fixture.guest.spawn(&id("a"), &command).await.unwrap();
-    while std::fs::read_to_string(&pid_file)
-        .unwrap_or_default()
-        .is_empty()
-    {
+    while std::fs::read_to_string(&pid_file).unwrap_or_default().is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     fixture.guest.kill(&id("a"), Signal::Kill).await.unwrap();
@@ -445,34 +322,22 @@ async fn killing_reaches_the_group_and_is_fine_afterwards() {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z"), "{stat}");
     fixture.guest.kill(&id("a"), Signal::Kill).await.unwrap();
-    let error = fixture
-        .guest
-        .kill(&id("b"), Signal::Kill)
-        .await
-        .unwrap_err();
+    let error = fixture.guest.kill(&id("b"), Signal::Kill).await.unwrap_err();
     assert!(error.is_not_found(), "{error}");
 }
 
 #[tokio::test]
 async fn sigint_is_not_ignored() {
     let fixture = Fixture::new();
-    let (exit, ..) = run(
-        &*fixture.guest,
-        "a",
-        &sh("kill -INT $$; sleep 5; echo deaf"),
-    )
-    .await;
+    let (exit, ..) = run(&*fixture.guest, "a", &sh("kill -INT $$; sleep 5; echo deaf")).await;
     assert_eq!(exit, ExitStatus::Signal(2));
 }
 
 #[tokio::test]
 async fn what_was_never_started_is_not_found() {
     let fixture = Fixture::new();
-    let error = fixture
-        .guest
-        .follow(&id("a"), Cursor::default(), Duration::ZERO)
-        .await
-        .unwrap_err();
+    let error =
+        fixture.guest.follow(&id("a"), Cursor::default(), Duration::ZERO).await.unwrap_err();
     assert_eq!(error.to_string(), "process a does not exist");
     assert!(error.is_not_found());
     assert!(fixture.guest.running().await.unwrap().is_empty());
@@ -484,20 +349,13 @@ async fn files_are_replaced_whole_with_their_mode() {
     let path = fixture.path("deep/er/a file 'with' \"quotes\"");
     let big: Vec<u8> = (0..1_300_000u32).map(|i| (i * 7 % 251) as u8).collect();
     for (content, mode) in [(&b""[..], 0o644), (&big, 0o600), (b"#!/bin/sh\n", 0o755)] {
-        fixture
-            .guest
-            .write_file(&path, content, mode)
-            .await
-            .unwrap();
+        fixture.guest.write_file(&path, content, mode).await.unwrap();
         assert!(std::fs::read(&path).unwrap() == content);
         let found = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(found & 0o7777, mode);
         assert!(fixture.guest.read_file(&path, 0, usize::MAX).await.unwrap() == content);
     }
-    assert_eq!(
-        std::fs::read_dir(fixture.path("deep/er")).unwrap().count(),
-        1
-    );
+    assert_eq!(std::fs::read_dir(fixture.path("deep/er")).unwrap().count(), 1);
 }
 
 #[tokio::test]
@@ -519,19 +377,10 @@ async fn paths_that_cannot_be_are_told_apart() {
     let guest = &fixture.guest;
     let missing = fixture.path("missing");
     let error = guest.read_file(&missing, 0, 1).await.unwrap_err();
-    assert!(
-        error.is_not_found() && error.to_string().contains(&missing),
-        "{error}"
-    );
+    assert!(error.is_not_found() && error.to_string().contains(&missing), "{error}");
     for path in ["relative", "", "/ends/with/"] {
-        assert!(matches!(
-            guest.read_file(path, 0, 1).await,
-            Err(Error::Invalid { .. })
-        ));
-        assert!(matches!(
-            guest.write_file(path, b"", 0o600).await,
-            Err(Error::Invalid { .. })
-        ));
+        assert!(matches!(guest.read_file(path, 0, 1).await, Err(Error::Invalid { .. })));
+        assert!(matches!(guest.write_file(path, b"", 0o600).await, Err(Error::Invalid { .. })));
     }
     let directory = fixture.path("run");
     std::fs::create_dir(&directory).unwrap();
@@ -555,10 +404,7 @@ async fn a_full_disk_is_exhausted() {
     let path = format!("{full}/file");
     let result = fixture.guest.write_file(&path, &[1; 200_000], 0o600).await;
     let left = std::fs::read_dir(&full).unwrap().count();
-    std::process::Command::new("umount")
-        .arg(&full)
-        .status()
-        .unwrap();
+    std::process::Command::new("umount").arg(&full).status().unwrap();
     assert!(matches!(result, Err(Error::Exhausted { .. })), "{result:?}");
     assert_eq!(left, 0, "the part that was written is left behind");
 }
@@ -582,13 +428,7 @@ async fn a_lying_agent_is_an_error_and_no_panic() {
         let guest = &fixture.guest;
         let wait = Duration::ZERO;
         assert!(guest.spawn(&id("a"), &sh("")).await.is_err(), "{lie}");
-        assert!(
-            guest
-                .follow(&id("a"), Cursor::default(), wait)
-                .await
-                .is_err(),
-            "{lie}"
-        );
+        assert!(guest.follow(&id("a"), Cursor::default(), wait).await.is_err(), "{lie}");
         assert!(guest.kill(&id("a"), Signal::Kill).await.is_err(), "{lie}");
         assert!(guest.running().await.is_err(), "{lie}");
         assert!(guest.read_file("/a", 0, 1).await.is_err(), "{lie}");
@@ -603,10 +443,7 @@ async fn an_instance_that_ended_is_not_found_by_name() {
     let guest = &fixture.guest;
     let errors = [
         guest.spawn(&id("a"), &sh("")).await.unwrap_err(),
-        guest
-            .follow(&id("a"), Cursor::default(), Duration::ZERO)
-            .await
-            .unwrap_err(),
+        guest.follow(&id("a"), Cursor::default(), Duration::ZERO).await.unwrap_err(),
         guest.kill(&id("a"), Signal::Kill).await.unwrap_err(),
         guest.running().await.unwrap_err(),
         guest.read_file("/a", 0, 1).await.unwrap_err(),

@@ -43,20 +43,11 @@ impl Directory {
         let id = self.unused_id(profile, now)?;
         let path = self.root.join(format!("{BUILDING}{id}"));
         let failed = |error| disk_failed(&path, 0, format!("make {}", path.display()), error);
-        DirBuilder::new()
-            .mode(0o755)
-            .create(&path)
-            .map_err(failed)?;
+        DirBuilder::new().mode(0o755).create(&path).map_err(failed)?;
         let lock = open_lock(&path.join(BUILD_LOCK)).map_err(failed)?;
         // Nobody else has seen the file yet: the directory's lock is ours.
         lock.try_lock().map_err(|error| failed(error.into()))?;
-        Ok(Building {
-            directory: self.clone(),
-            id,
-            path,
-            lock,
-            committed: false,
-        })
+        Ok(Building { directory: self.clone(), id, path, lock, committed: false })
     }
 
     /// Every image, oldest first.
@@ -232,8 +223,7 @@ impl Building {
             file.sync_all().map_err(failed)?;
             let metadata = file.metadata().map_err(failed)?;
             if metadata.permissions().mode() & 0o777 != 0o444 {
-                file.set_permissions(Permissions::from_mode(0o444))
-                    .map_err(failed)?;
+                file.set_permissions(Permissions::from_mode(0o444)).map_err(failed)?;
             }
             size += metadata.blocks() * 512;
         }
@@ -251,9 +241,7 @@ impl Building {
             .mode(0o444)
             .open(&path)
             .map_err(failed)?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .map_err(failed)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
         sync(&self.path)
     }
 
@@ -316,12 +304,7 @@ fn files(boot: &Boot) -> Vec<&Path> {
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// Removes a directory and all in it; fine when another sweep is faster.
@@ -334,11 +317,7 @@ fn remove(path: &Path) -> Result<()> {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(Error::backend(
-                    BACKEND,
-                    format!("remove {}", path.display()),
-                    error,
-                ));
+                return Err(Error::backend(BACKEND, format!("remove {}", path.display()), error));
             }
         }
     }
@@ -349,19 +328,12 @@ fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),
-        Err(error) => Err(Error::backend(
-            BACKEND,
-            format!("look at {}", path.display()),
-            error,
-        )),
+        Err(error) => Err(Error::backend(BACKEND, format!("look at {}", path.display()), error)),
     }
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn sync(path: &Path) -> Result<()> {

@@ -65,11 +65,7 @@ impl Work {
             return Ok(output);
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(Error::backend(
-            BACKEND,
-            format!("run {name} ({})", output.status),
-            last_lines(&said),
-        ))
+        Err(Error::backend(BACKEND, format!("run {name} ({})", output.status), last_lines(&said)))
     }
 
     /// As [`run`](Self::run), but its failure is for the caller to judge.
@@ -111,10 +107,7 @@ fn dropped() -> Error {
 }
 
 fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(5);
     lines[from..].join("; ")
 }

@@ -42,9 +42,7 @@ impl Archive {
         for entry in tar::Archive::new(tar).entries()? {
             let mut entry = entry?;
             let path = normal("", &entry.path()?.to_string_lossy());
-            let target = entry
-                .link_name()?
-                .map(|name| name.to_string_lossy().into_owned());
+            let target = entry.link_name()?.map(|name| name.to_string_lossy().into_owned());
             let content = match (entry.header().entry_type(), target) {
                 (EntryType::Regular, _) => {
                     let mut content = Vec::with_capacity(entry.size() as usize);
@@ -133,15 +131,9 @@ mod tests {
         let file = |text: &str| Entry::File(text.as_bytes().to_vec());
         let link = |target: &str| Entry::Link(target.to_owned());
         archive.entries.insert("usr/lib/a.so.1.2".into(), file("a"));
-        archive
-            .entries
-            .insert("usr/lib/a.so.1".into(), link("a.so.1.2"));
-        archive
-            .entries
-            .insert("lib64/ld.so".into(), link("/usr/lib/../lib/a.so.1"));
-        archive
-            .entries
-            .insert("out".into(), link("../../../etc/passwd"));
+        archive.entries.insert("usr/lib/a.so.1".into(), link("a.so.1.2"));
+        archive.entries.insert("lib64/ld.so".into(), link("/usr/lib/../lib/a.so.1"));
+        archive.entries.insert("out".into(), link("../../../etc/passwd"));
         archive.entries.insert("loop".into(), link("loop"));
         assert_eq!(archive.file("lib64/ld.so"), Some(&b"a"[..]));
         assert_eq!(archive.file("out"), None);

@@ -55,10 +55,7 @@ impl Cache {
     /// `Backend` when it cannot be written to, or when the build was dropped meanwhile.
     pub(super) fn lock(path: &Path, work: &Work) -> Result<Self> {
         let failed = |error| in_cache(path, 0, error);
-        let cache = Self {
-            _lock: acquire(&path.join("lock"), work)?,
-            path: path.to_owned(),
-        };
+        let cache = Self { _lock: acquire(&path.join("lock"), work)?, path: path.to_owned() };
         for directory in [
             cache.apt_directory().join("archives/partial"),
             cache.packages_directory(),
@@ -101,10 +98,7 @@ impl Cache {
         };
         let intact = match serde_json::from_slice::<Made>(&text) {
             Ok(made) => {
-                let made = Made {
-                    path: path.clone(),
-                    ..made
-                };
+                let made = Made { path: path.clone(), ..made };
                 made.is_intact(work)?.then_some(made)
             }
             Err(_) => None,
@@ -157,9 +151,7 @@ impl Cache {
     pub(super) fn forget_others(&self, key: &str, packages: &[(Package, PathBuf)]) -> Result<()> {
         self.remove_unless(&self.made_directory(), |name| name == key)?;
         self.remove_unless(&self.packages_directory(), |name| {
-            packages
-                .iter()
-                .any(|(package, _)| package.file_name() == name)
+            packages.iter().any(|(package, _)| package.file_name() == name)
         })
     }
 
@@ -225,11 +217,7 @@ fn acquire(path: &Path, work: &Work) -> Result<File> {
             // Waiting in the kernel would be simpler, but a dropped build could not be woken.
             Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
             Err(TryLockError::Error(error)) => {
-                return Err(Error::backend(
-                    BACKEND,
-                    format!("lock {}", path.display()),
-                    error,
-                ));
+                return Err(Error::backend(BACKEND, format!("lock {}", path.display()), error));
             }
         }
         if !told {
@@ -240,10 +228,5 @@ fn acquire(path: &Path, work: &Work) -> Result<File> {
 }
 
 fn in_cache(path: &Path, needed: u64, error: io::Error) -> Error {
-    disk_failed(
-        path,
-        needed,
-        format!("use the cache at {}", path.display()),
-        error,
-    )
+    disk_failed(path, needed, format!("use the cache at {}", path.display()), error)
 }

@@ -21,25 +21,15 @@ fn write(root: &Root<'_>) -> io::Result<Vec<u8>> {
     for (inode, (path, node)) in (1..).zip(root) {
         let builder = Builder::new(path).ino(inode).uid(0).gid(0).mtime(0);
         let (builder, content) = match node {
-            Node::Directory { mode } => (
-                builder
-                    .nlink(2)
-                    .mode(*mode)
-                    .set_mode_file_type(ModeFileType::Directory),
-                &[][..],
-            ),
+            Node::Directory { mode } => {
+                (builder.nlink(2).mode(*mode).set_mode_file_type(ModeFileType::Directory), &[][..])
+            }
             Node::File { mode, content } => (
-                builder
-                    .nlink(1)
-                    .mode(*mode)
-                    .set_mode_file_type(ModeFileType::Regular),
+                builder.nlink(1).mode(*mode).set_mode_file_type(ModeFileType::Regular),
                 content.as_ref(),
             ),
             Node::Link { target } => (
-                builder
-                    .nlink(1)
-                    .mode(0o777)
-                    .set_mode_file_type(ModeFileType::Symlink),
+                builder.nlink(1).mode(0o777).set_mode_file_type(ModeFileType::Symlink),
                 target.as_bytes(),
             ),
         };
@@ -61,37 +51,17 @@ mod tests {
     fn an_archive_reads_back_in_order() {
         let root = Root::from([
             ("a".to_owned(), Node::Directory { mode: 0o1777 }),
-            (
-                "a/b".to_owned(),
-                Node::File {
-                    mode: 0o755,
-                    content: b"hello"[..].into(),
-                },
-            ),
-            (
-                "c".to_owned(),
-                Node::Link {
-                    target: "a/b".to_owned(),
-                },
-            ),
+            ("a/b".to_owned(), Node::File { mode: 0o755, content: b"hello"[..].into() }),
+            ("c".to_owned(), Node::Link { target: "a/b".to_owned() }),
         ]);
         let archive = pack(&root).unwrap();
         assert_eq!(pack(&root).unwrap(), archive);
         let mut reader = cpio::newc::Reader::new(&archive[..]).unwrap();
-        assert_eq!(
-            (reader.entry().name(), reader.entry().mode()),
-            ("a", 0o041_777)
-        );
+        assert_eq!((reader.entry().name(), reader.entry().mode()), ("a", 0o041_777));
         reader = cpio::newc::Reader::new(reader.finish().unwrap()).unwrap();
-        assert_eq!(
-            (reader.entry().name(), reader.entry().mode()),
-            ("a/b", 0o100_755)
-        );
+        assert_eq!((reader.entry().name(), reader.entry().mode()), ("a/b", 0o100_755));
         assert_eq!(reader.entry().file_size(), 5);
         reader = cpio::newc::Reader::new(reader.finish().unwrap()).unwrap();
-        assert_eq!(
-            (reader.entry().name(), reader.entry().mode()),
-            ("c", 0o120_777)
-        );
+        assert_eq!((reader.entry().name(), reader.entry().mode()), ("c", 0o120_777));
     }
 }

@@ -33,16 +33,11 @@ pub(super) fn extract(archive: &Archive, work: &Work) -> Result<Kernel> {
         }
         Err(reason) => {
             let size = bytes(image.len() as u64);
-            work.line(format!(
-                "kernel: bzImage {version} ({size}), because {reason}"
-            ));
+            work.line(format!("kernel: bzImage {version} ({size}), because {reason}"));
             image.to_vec()
         }
     };
-    Ok(Kernel {
-        version: version.to_owned(),
-        content,
-    })
+    Ok(Kernel { version: version.to_owned(), content })
 }
 
 /// The `vmlinux` in a `bzImage`, or why there is none. For the header see the kernel's `boot.rst`.
@@ -58,9 +53,7 @@ fn vmlinux(image: &[u8]) -> Result<Vec<u8>, &'static str> {
         return Err(header);
     }
     if image.get(VERSION + 1).is_none_or(|major| *major < 2)
-        || image
-            .get(VERSION..VERSION + 2)
-            .is_none_or(|v| v[1] == 2 && v[0] < 8)
+        || image.get(VERSION..VERSION + 2).is_none_or(|v| v[1] == 2 && v[0] < 8)
     {
         return Err(header);
     }
@@ -88,19 +81,14 @@ fn unpack(payload: &[u8]) -> Result<Vec<u8>, &'static str> {
     const TRAILER: usize = 4;
 
     let broken = "its payload is broken";
-    let mut rest = payload
-        .strip_prefix(MAGIC)
-        .ok_or("its payload is not LZ4")?;
+    let mut rest = payload.strip_prefix(MAGIC).ok_or("its payload is not LZ4")?;
     let end = rest.len().checked_sub(TRAILER).ok_or(broken)?;
     let unpacked_length = word(rest, end).ok_or(broken)?;
     rest = &rest[..end];
     let mut kernel = Vec::with_capacity(unpacked_length.min(1 << 28));
     while !rest.is_empty() {
         let length = word(rest, 0).ok_or(broken)?;
-        let block = rest
-            .get(4..)
-            .and_then(|rest| rest.get(..length))
-            .ok_or(broken)?;
+        let block = rest.get(4..).and_then(|rest| rest.get(..length)).ok_or(broken)?;
         kernel.extend(lz4_flex::block::decompress(block, BLOCK).map_err(|_| broken)?);
         rest = &rest[4 + length..];
     }
@@ -117,9 +105,7 @@ fn has_pvh_entry(kernel: &[u8]) -> bool {
         return false;
     };
     elf.iter_note_headers(kernel).is_some_and(|notes| {
-        notes
-            .flatten()
-            .any(|note| note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && note.name == "Xen")
+        notes.flatten().any(|note| note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && note.name == "Xen")
     })
 }
 

@@ -9,14 +9,8 @@ use super::archive::{Archive, missing};
 use crate::images::BACKEND;
 
 /// Where the loader looks, in its order, with the distribution's directories first.
-const DIRECTORIES: [&str; 6] = [
-    "usr/lib/x86_64-linux-gnu",
-    "lib/x86_64-linux-gnu",
-    "usr/lib64",
-    "lib64",
-    "usr/lib",
-    "lib",
-];
+const DIRECTORIES: [&str; 6] =
+    ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "lib64", "usr/lib", "lib"];
 
 /// Every library that `programs` need, directly or not, by path in the guest; and their loaders.
 ///
@@ -33,9 +27,7 @@ pub(super) fn closure<'a>(
         let elf = Elf::parse(content)
             .map_err(|error| Error::backend(BACKEND, format!("read program {path}"), error))?;
         if let Some(interpreter) = elf.interpreter {
-            let content = archive
-                .file(interpreter)
-                .ok_or_else(|| missing(interpreter))?;
+            let content = archive.file(interpreter).ok_or_else(|| missing(interpreter))?;
             found.insert(interpreter.trim_start_matches('/').to_owned(), content);
             loader = interpreter.rsplit('/').next();
         }

@@ -24,15 +24,8 @@ const REQUIRED: &[&str] = &[
 ];
 
 /// These are welcome: a kernel may have them built in or not at all.
-const OPTIONAL: &[&str] = &[
-    "button",
-    "evdev",
-    "nls_ascii",
-    "nls_cp437",
-    "nls_utf8",
-    "pvpanic_pci",
-    "vfat",
-];
+const OPTIONAL: &[&str] =
+    &["button", "evdev", "nls_ascii", "nls_cp437", "nls_utf8", "pvpanic_pci", "vfat"];
 
 /// What the guest needs, with everything that it depends on.
 #[derive(Debug)]
@@ -62,9 +55,7 @@ struct Module<'a> {
 pub(super) fn select<'a>(archive: &'a Archive, version: &str) -> Result<Modules<'a>> {
     let directories = ["lib/modules", "usr/lib/modules"].map(|root| format!("{root}/{version}/"));
     let below = |path: &'a str| {
-        directories
-            .iter()
-            .find_map(|directory| path.strip_prefix(directory.as_str()))
+        directories.iter().find_map(|directory| path.strip_prefix(directory.as_str()))
     };
     let mut shipped = BTreeMap::new();
     let mut builtin = None;
@@ -96,9 +87,8 @@ pub(super) fn select<'a>(archive: &'a Archive, version: &str) -> Result<Modules<
         if chosen.contains_key(&name) || built_in.contains(&name) {
             continue;
         }
-        let (path, content, extension) = shipped
-            .get(&name)
-            .ok_or_else(|| missing(&format!("kernel module {name}")))?;
+        let (path, content, extension) =
+            shipped.get(&name).ok_or_else(|| missing(&format!("kernel module {name}")))?;
         let module = module(path, content, extension)?;
         open.extend(module.needs.iter().cloned());
         chosen.insert(name, module);
@@ -136,10 +126,7 @@ fn module<'a>(path: &'a str, content: &'a [u8], extension: &str) -> Result<Modul
             .filter(|name| !name.is_empty())
             .map(|name| name.replace('-', "_"))
             .collect(),
-        aliases: fields()
-            .filter(|(key, _)| *key == "alias")
-            .map(|(_, alias)| alias)
-            .collect(),
+        aliases: fields().filter(|(key, _)| *key == "alias").map(|(_, alias)| alias).collect(),
     })
 }
 
@@ -151,11 +138,8 @@ fn dep(modules: &BTreeMap<String, Module<'_>>) -> String {
         visit(name, modules, &mut order);
         // The module itself is last, and has the line.
         order.pop();
-        let needs: String = order
-            .iter()
-            .rev()
-            .map(|name| format!(" {}", modules[*name].path))
-            .collect();
+        let needs: String =
+            order.iter().rev().map(|name| format!(" {}", modules[*name].path)).collect();
         text += &format!("{}:{needs}\n", module.path);
     }
     text

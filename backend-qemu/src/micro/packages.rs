@@ -62,11 +62,8 @@ impl Apt {
     /// offers for download, of the newest that somebody does.
     fn describe(&self, names: &BTreeSet<String>, work: &Work) -> Result<BTreeMap<String, Package>> {
         let mut found = self.show(&["--no-all-versions"], names, work)?;
-        let local: BTreeSet<String> = names
-            .iter()
-            .filter(|name| !found.contains_key(*name))
-            .cloned()
-            .collect();
+        let local: BTreeSet<String> =
+            names.iter().filter(|name| !found.contains_key(*name)).cloned().collect();
         if !local.is_empty() {
             for (name, package) in self.show(&["--all-versions"], &local, work)? {
                 found.entry(name).or_insert(package);
@@ -109,14 +106,7 @@ impl Apt {
     fn closure(&self, names: &[&str], work: &Work) -> Result<BTreeSet<String>> {
         let mut command = self.command("apt-cache");
         command.args(["depends", "--recurse"]);
-        for kind in [
-            "recommends",
-            "suggests",
-            "conflicts",
-            "breaks",
-            "replaces",
-            "enhances",
-        ] {
+        for kind in ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"] {
             command.arg(format!("--no-{kind}"));
         }
         command.args(names);
@@ -167,10 +157,7 @@ pub(super) fn resolve(
         open.push(find(program)?);
     }
     while let Some(package) = open.pop() {
-        if chosen
-            .insert(package.name.clone(), package.clone())
-            .is_some()
-        {
+        if chosen.insert(package.name.clone(), package.clone()).is_some() {
             continue;
         }
         for choice in &package.depends {
@@ -227,10 +214,8 @@ fn fetch(apt: &Apt, directory: &Path, missing: &[&Package], size: u64, work: &Wo
         let doing = format!("write to {}", directory.display());
         disk_failed(directory, size, doing, error)
     };
-    let here = tempfile::Builder::new()
-        .prefix(".download-")
-        .tempdir_in(directory)
-        .map_err(failed)?;
+    let here =
+        tempfile::Builder::new().prefix(".download-").tempdir_in(directory).map_err(failed)?;
     let mut command = apt.command("apt-get");
     command.args(["-q", "download"]).current_dir(here.path());
     command.args(missing.iter().map(|p| format!("{}={}", p.name, p.version)));

@@ -139,12 +139,7 @@ pub(super) fn assemble<'a>(
     let modules = modules::select(archive, kernel_version)?;
     let directory = format!("usr/lib/modules/{kernel_version}");
     for (path, content) in &modules.files {
-        file(
-            &mut root,
-            &format!("{directory}/{path}"),
-            0o644,
-            (*content).into(),
-        );
+        file(&mut root, &format!("{directory}/{path}"), 0o644, (*content).into());
     }
     for (name, content) in [
         ("modules.dep", modules.dep.into_bytes().into()),
@@ -181,8 +176,7 @@ fn add_parents(root: &mut Root<'_>) {
     for path in paths {
         let mut path = path.as_str();
         while let Some((parent, _)) = path.rsplit_once('/') {
-            root.entry(parent.to_owned())
-                .or_insert(Node::Directory { mode: 0o755 });
+            root.entry(parent.to_owned()).or_insert(Node::Directory { mode: 0o755 });
             path = parent;
         }
     }
@@ -204,12 +198,7 @@ mod tests {
     #[test]
     fn scripts_are_executable_and_nothing_else_is() {
         for file in GUEST_FILES {
-            assert_eq!(
-                file.content.starts_with("#!"),
-                file.mode == 0o755,
-                "{}",
-                file.path
-            );
+            assert_eq!(file.content.starts_with("#!"), file.mode == 0o755, "{}", file.path);
         }
     }
 }

@@ -19,10 +19,7 @@ struct Built {
 }
 
 pub fn recipe() -> Recipe {
-    Recipe {
-        profile: ProfileName::new("linux").unwrap(),
-        kind: RecipeKind::Micro {},
-    }
+    Recipe { profile: ProfileName::new("linux").unwrap(), kind: RecipeKind::Micro {} }
 }
 
 /// The image, or nothing, with a word about it, where something is missing to build or to boot it.

@@ -27,11 +27,7 @@ pub fn spec(image: &Image, serial: u64) -> InstanceSpec {
         name: name(serial),
         profile: profile(),
         image: image.clone(),
-        resources: Resources {
-            vcpus: 1,
-            memory_mib: 192,
-            ..Default::default()
-        },
+        resources: Resources { vcpus: 1, memory_mib: 192, ..Default::default() },
         network: Network::Restricted,
         user_data: None,
     }
@@ -64,13 +60,7 @@ impl Fixture {
             disk_mib: 1 << 20,
             ..Default::default()
         });
-        let mut fixture = Self {
-            image,
-            directory,
-            root,
-            config,
-            hypervisor: None,
-        };
+        let mut fixture = Self { image, directory, root, config, hypervisor: None };
         fixture.reopen().await;
         Some(fixture)
     }
@@ -107,21 +97,12 @@ impl Fixture {
     /// Sends a signal to the QEMU of an instance, as an operator would.
     pub fn signal(&self, serial: u64, signal: &str) {
         let pid = self.pid(serial).to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     pub async fn ready(&self, serial: u64) -> std::sync::Arc<dyn Guest> {
         let guest = self.hypervisor().guest(&name(serial)).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(60), guest.ready())
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(60), guest.ready()).await.unwrap().unwrap();
         guest
     }
 }
@@ -150,10 +131,7 @@ pub async fn sh(guest: &dyn Guest, id: &str, script: &str) -> (u8, String) {
     let run = exec(guest, &id, &command, |output| match output {
         Output::Stdout(bytes) | Output::Stderr(bytes) => text.extend_from_slice(bytes),
     });
-    let exit = tokio::time::timeout(Duration::from_secs(30), run)
-        .await
-        .unwrap()
-        .unwrap();
+    let exit = tokio::time::timeout(Duration::from_secs(30), run).await.unwrap().unwrap();
     (exit.code(), String::from_utf8_lossy(&text).into_owned())
 }
 

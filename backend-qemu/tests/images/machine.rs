@@ -26,12 +26,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn start(boot: &Boot, directory: &Path, args: &[String]) -> Self {
-        let Boot::Kernel {
-            kernel,
-            initrd,
-            command_line,
-        } = boot
-        else {
+        let Boot::Kernel { kernel, initrd, command_line } = boot else {
             panic!("{boot:?}");
         };
         // The path of a socket is short.
@@ -50,14 +45,8 @@ impl Machine {
             .arg("-serial")
             .arg(format!("file:{}", directory.join("console").display()))
             .arg("-chardev")
-            .arg(format!(
-                "socket,id=agent,path={},server=on,wait=off",
-                agent.display()
-            ))
-            .args([
-                "-device",
-                "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
-            ])
+            .arg(format!("socket,id=agent,path={},server=on,wait=off", agent.display()))
+            .args(["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"])
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .args(args)
@@ -78,13 +67,7 @@ impl Machine {
             }
         };
         let (agent, monitor) = (connect(&agent), connect(&monitor));
-        Self {
-            qemu,
-            agent,
-            monitor,
-            directory: directory.to_owned(),
-            started,
-        }
+        Self { qemu, agent, monitor, directory: directory.to_owned(), started }
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -132,9 +115,7 @@ impl Machine {
     /// Starts a shell command and does not wait for it.
     pub fn exec(&mut self, command: &str) -> u64 {
         let arguments = json!({"path": "sh", "arg": ["-c", command], "capture-output": true});
-        self.ask("guest-exec", arguments)["return"]["pid"]
-            .as_u64()
-            .unwrap()
+        self.ask("guest-exec", arguments)["return"]["pid"].as_u64().unwrap()
     }
 
     /// The output of a shell command and whether it succeeded, if the agent lives to tell.
@@ -162,11 +143,7 @@ impl Machine {
     pub fn wait_for(&mut self, command: &str) {
         let started = Instant::now();
         while !self.output(command).expect("an agent").1 {
-            assert!(
-                started.elapsed() < DEADLINE,
-                "{command}: {}",
-                self.console()
-            );
+            assert!(started.elapsed() < DEADLINE, "{command}: {}", self.console());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -180,12 +157,7 @@ impl Machine {
     }
 
     pub fn shutdown(&mut self) {
-        writeln!(
-            self.agent.get_mut(),
-            "{}",
-            json!({"execute": "guest-shutdown"})
-        )
-        .unwrap();
+        writeln!(self.agent.get_mut(), "{}", json!({"execute": "guest-shutdown"})).unwrap();
     }
 
     /// Whether the machine ends by itself within `limit`.

@@ -88,11 +88,7 @@ impl Client {
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(SILENCE_LIMIT)
             .build()?;
-        Ok(Self {
-            http,
-            server,
-            token,
-        })
+        Ok(Self { http, server, token })
     }
 
     /// Where the service is.
@@ -108,11 +104,7 @@ impl Client {
         let text = serde_json::to_string(job).expect("strings and numbers are valid JSON");
         let mut form = Form::new().percent_encode_noop().text("job", text);
         for file in files {
-            let name = if file.executable {
-                "executable"
-            } else {
-                "file"
-            };
+            let name = if file.executable { "executable" } else { "file" };
             form = form.part(name, Part::bytes(file.content).file_name(file.path));
         }
         let request = self.request(Method::POST, "/jobs").multipart(form);
@@ -124,8 +116,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn job(&self, id: &str) -> Result<Job, ClientError> {
-        self.json(self.request(Method::GET, &format!("/jobs/{}", segment(id))))
-            .await
+        self.json(self.request(Method::GET, &format!("/jobs/{}", segment(id)))).await
     }
 
     /// Wants a job cancelled.
@@ -163,16 +154,12 @@ impl Client {
     pub async fn follow(&self, id: &str, from: u64) -> Result<Messages, ClientError> {
         let path = format!("/jobs/{}/log/follow", segment(id));
         let request = self.request(Method::GET, &path);
-        let response = self
-            .send(request.header("Last-Event-ID", from.to_string()))
-            .await?;
+        let response = self.send(request.header("Last-Event-ID", from.to_string())).await?;
         Ok(Messages::new(response))
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self
-            .http
-            .request(method, format!("{}{API}{path}", self.server));
+        let request = self.http.request(method, format!("{}{API}{path}", self.server));
         match &self.token {
             Some(token) => request.bearer_auth(token.expose()),
             None => request,
@@ -184,10 +171,7 @@ impl Client {
             if source.is_builder() {
                 return self.broken(source);
             }
-            ClientError::Unreachable {
-                server: self.server.clone(),
-                source,
-            }
+            ClientError::Unreachable { server: self.server.clone(), source }
         })?;
         let status = response.status();
         if status.is_success() {

@@ -65,12 +65,7 @@ enum Command {
 #[derive(Args)]
 pub struct ClientArgs {
     /// Where the service is
-    #[arg(
-        long,
-        env = "MONITOR_URL",
-        default_value = "http://127.0.0.1:8000",
-        value_name = "URL"
-    )]
+    #[arg(long, env = "MONITOR_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
     server: String,
     /// The file with the API token; goes before MONITOR_API_TOKEN
     #[arg(long, value_name = "FILE")]
@@ -82,11 +77,7 @@ pub struct ClientArgs {
 
 impl ClientArgs {
     fn client(&self) -> anyhow::Result<Client> {
-        Client::new(
-            &self.server,
-            self.token_file.as_deref(),
-            self.data.as_deref(),
-        )
+        Client::new(&self.server, self.token_file.as_deref(), self.data.as_deref())
     }
 }
 
@@ -104,11 +95,7 @@ pub async fn main(cli: Cli) -> u8 {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<ConfigError>() || error.is::<WrongUse>() {
-                USAGE
-            } else {
-                failed
-            }
+            if error.is::<ConfigError>() || error.is::<WrongUse>() { USAGE } else { failed }
         }
     }
 }

@@ -28,15 +28,9 @@ pub async fn backends(
     _data_dir: &Path,
     _owner: &OwnerId,
 ) -> anyhow::Result<Backends> {
-    let capabilities = HypervisorCapabilities {
-        guest: true,
-        ..HypervisorCapabilities::default()
-    };
+    let capabilities = HypervisorCapabilities { guest: true, ..HypervisorCapabilities::default() };
     let hypervisor = Opening::new(capabilities, || async { refuse("open a hypervisor") });
-    Ok(Backends {
-        hypervisor: Arc::new(hypervisor),
-        builder: Arc::new(Absent),
-    })
+    Ok(Backends { hypervisor: Arc::new(hypervisor), builder: Arc::new(Absent) })
 }
 
 /// Stands where a builder is missing, and says so to whoever asks.

@@ -122,10 +122,7 @@ impl Config {
         let in_file_dir = |path: PathBuf| base.join(path);
         Ok(Self {
             http,
-            data_dir: file
-                .data
-                .dir
-                .map_or_else(crate::data_dir::default_dir, in_file_dir),
+            data_dir: file.data.dir.map_or_else(crate::data_dir::default_dir, in_file_dir),
             cache_dir: file.data.cache.map(in_file_dir),
             qemu,
             local: local(file.local),
@@ -145,10 +142,7 @@ impl Config {
                     "it can never fit on this host: {shortage}; \
                      ask for less, or raise the capacity in [qemu]"
                 );
-                return Err(ConfigError::new(
-                    format!("profile {}", profile.name),
-                    problem,
-                ));
+                return Err(ConfigError::new(format!("profile {}", profile.name), problem));
             }
         }
         Ok(())
@@ -195,10 +189,9 @@ fn parse_file(source: &Source<'_>) -> Result<file::File, ConfigError> {
 fn http(source: &Source<'_>, base: &Path, section: file::Http) -> Result<HttpConfig, ConfigError> {
     let span = section.listen.as_ref().map(Spanned::span);
     let http = HttpConfig {
-        listen: section.listen.map_or_else(
-            || SocketAddr::from(([127, 0, 0, 1], 8000)),
-            Spanned::into_inner,
-        ),
+        listen: section
+            .listen
+            .map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8000)), Spanned::into_inner),
         allow_remote: section.allow_remote,
         names: section.names,
         token_file: section.token_file.map(|path| base.join(path)),
@@ -220,12 +213,9 @@ fn qemu(source: &Source<'_>, section: file::Qemu) -> Result<QemuConfig, ConfigEr
     let memory = mib(source, "qemu.memory", section.memory)?;
     let disk = mib(source, "qemu.disk", section.disk)?;
     let capacity = match (vcpus, memory, disk) {
-        (Some(vcpus), Some(memory_mib), Some(disk_mib)) => Some(Capacity {
-            vcpus,
-            memory_mib,
-            disk_mib,
-            ..Capacity::default()
-        }),
+        (Some(vcpus), Some(memory_mib), Some(disk_mib)) => {
+            Some(Capacity { vcpus, memory_mib, disk_mib, ..Capacity::default() })
+        }
         (None, None, None) => None,
         _ => {
             let span = spans.into_iter().flatten().next();
@@ -233,11 +223,7 @@ fn qemu(source: &Source<'_>, section: file::Qemu) -> Result<QemuConfig, ConfigEr
             return Err(source.problem(span, "qemu", problem));
         }
     };
-    Ok(QemuConfig {
-        binary: section.binary,
-        accel: section.accel,
-        capacity,
-    })
+    Ok(QemuConfig { binary: section.binary, accel: section.accel, capacity })
 }
 
 fn pace(source: &Source<'_>, section: file::Pace) -> Result<Pace, ConfigError> {
@@ -256,14 +242,9 @@ fn pace(source: &Source<'_>, section: file::Pace) -> Result<Pace, ConfigError> {
         return Err(source.problem(Some(most.span()), "pace.max_actions", problem));
     }
     Ok(Pace {
-        look_every: or(
-            section.look_every.map(Spanned::into_inner),
-            default.look_every,
-        ),
+        look_every: or(section.look_every.map(Spanned::into_inner), default.look_every),
         look_limit: or(section.look_limit, default.look_limit),
-        max_actions: section
-            .max_actions
-            .map_or(default.max_actions, Spanned::into_inner),
+        max_actions: section.max_actions.map_or(default.max_actions, Spanned::into_inner),
         action_limit: or(section.action_limit, default.action_limit),
         build_limit: or(section.build_limit, default.build_limit),
         retry_first: or(section.retry_first, default.retry_first),
@@ -306,11 +287,7 @@ fn profile(
     }
     let kind = match section.image {
         file::Image::Micro {} => RecipeKind::Micro {},
-        file::Image::Disk {
-            path,
-            sha256,
-            user_data,
-        } => {
+        file::Image::Disk { path, sha256, user_data } => {
             if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
                 let problem = format!(
                     "sha256 must be 64 hexadecimal digits; `sha256sum {}` prints them",
@@ -325,10 +302,7 @@ fn profile(
             }
         }
     };
-    let recipe = Recipe {
-        profile: section.name,
-        kind,
-    };
+    let recipe = Recipe { profile: section.name, kind };
     let resources = Resources {
         vcpus: section.vcpus.unwrap_or(1),
         memory_mib: mib(source, &format!("{key}.memory"), Some(section.memory))?.unwrap_or(0),

@@ -23,13 +23,9 @@ impl DataDir {
     /// When another process has it, or it cannot be made or written to.
     pub fn lock(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .with_context(|| {
-                format!("could not make the data directory {shown}; choose one with --data")
-            })?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+            format!("could not make the data directory {shown}; choose one with --data")
+        })?;
         // Absolute, because instances keep paths to it.
         let path = fs::canonicalize(path)
             .with_context(|| format!("could not find the data directory {shown}"))?;
@@ -87,9 +83,7 @@ pub fn default_dir() -> PathBuf {
     let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let state = state.filter(|path| path.is_absolute());
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/".into()));
-    state
-        .unwrap_or_else(|| home().join(".local/state"))
-        .join("monitor")
+    state.unwrap_or_else(|| home().join(".local/state")).join("monitor")
 }
 
 /// Where the API token is, unless it is said to be elsewhere.
@@ -108,10 +102,7 @@ mod tests {
         let held = DataDir::lock(&path).unwrap();
         let error = DataDir::lock(&path).err().unwrap().to_string();
         let pid = std::process::id().to_string();
-        assert!(
-            error.contains("in use by process") && error.contains(&pid),
-            "{error}"
-        );
+        assert!(error.contains("in use by process") && error.contains(&pid), "{error}");
         drop(held);
         DataDir::lock(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);

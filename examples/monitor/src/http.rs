@@ -96,9 +96,7 @@ impl Shared {
         S::Item: Send,
     {
         let Ok(permit) = self.0.streams.clone().try_acquire_owned() else {
-            return Err(Problem::too_many(format!(
-                "{STREAMS} streams are followed already"
-            )));
+            return Err(Problem::too_many(format!("{STREAMS} streams are followed already")));
         };
         let stream = stream.map(move |item| {
             let _held_as_long_as_the_stream = &permit;

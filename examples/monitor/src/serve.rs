@@ -113,25 +113,15 @@ impl Service {
             token: token.clone(),
             stop: stop.clone(),
         });
-        let address = listener
-            .local_addr()
-            .context("could not tell the address")?;
+        let address = listener.local_addr().context("could not tell the address")?;
         let acceptor = TcpAcceptor::from_tokio(listener).context("could not listen")?;
         let routes = http::routes(shared, Door::new(&config.http, token));
         let server = poem::Server::new_with_acceptor(acceptor);
         let stopped = stop.clone().cancelled_owned();
         let http = tokio::spawn(async move {
-            server
-                .run_with_graceful_shutdown(routes, stopped, Some(LAST_REQUESTS))
-                .await
+            server.run_with_graceful_shutdown(routes, stopped, Some(LAST_REQUESTS)).await
         });
-        Ok(Self {
-            pool,
-            address,
-            stop,
-            http,
-            _data: data,
-        })
+        Ok(Self { pool, address, stop, http, _data: data })
     }
 
     /// Where it is answered.

@@ -131,11 +131,8 @@ impl Token {
         let partial = file.with_extension("partial");
         let made = (|| {
             let _ = fs::remove_file(&partial);
-            let mut out = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&partial)?;
+            let mut out =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
             writeln!(out, "{text}")?;
             out.sync_all()?;
             fs::rename(&partial, file)

@@ -79,9 +79,8 @@ fn a_log_is_followed_as_it_comes_and_goes_on_from_any_offset() {
     assert!(parts.count() >= 2, "it came in one piece:\n{text}");
     for from in 0..=14_u64 {
         let path = format!("/api/v2/jobs/{id}/log/follow?from=3");
-        let rest = server.send(Method::GET, &path, |request| {
-            request.header("Last-Event-ID", from.to_string())
-        });
+        let rest = server
+            .send(Method::GET, &path, |request| request.header("Last-Event-ID", from.to_string()));
         let rest = events(&rest.text());
         assert_eq!(log_bytes(&rest), &b"one\ntwo\nthree\n"[from as usize..]);
         assert_eq!(rest.last().unwrap().0, "end");
@@ -99,18 +98,14 @@ fn files_go_in_and_outputs_come_out() {
     let form = multipart::Form::new()
         .percent_encode_noop()
         .text("job", job.to_string())
-        .part(
-            "file",
-            multipart::Part::bytes(b"\xff\x00data".to_vec()).file_name("in.bin"),
-        )
+        .part("file", multipart::Part::bytes(b"\xff\x00data".to_vec()).file_name("in.bin"))
         .part(
             "executable",
             multipart::Part::bytes(b"#!/bin/sh\nmkdir out; cp in.bin out/; ls\n".to_vec())
                 .file_name("tools/build.sh"),
         );
-    let answer = server.send(Method::POST, "/api/v2/jobs", |request| {
-        request.bearer_auth(TOKEN).multipart(form)
-    });
+    let answer = server
+        .send(Method::POST, "/api/v2/jobs", |request| request.bearer_auth(TOKEN).multipart(form));
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
     let id = answer.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(answer.headers["location"], format!("/api/v2/jobs/{id}"));
@@ -138,10 +133,7 @@ fn files_go_in_and_outputs_come_out() {
     let answer = server.post("/api/v2/jobs", &inline);
     let id = answer.json()["id"].as_str().unwrap().to_owned();
     server.wait(&id, "succeeded");
-    assert_eq!(
-        server.get(&format!("/api/v2/jobs/{id}/log")).text(),
-        "hello"
-    );
+    assert_eq!(server.get(&format!("/api/v2/jobs/{id}/log")).text(), "hello");
     let none = server.get(&format!("/api/v2/jobs/{id}/outputs"));
     assert_refused(&none, 404, "outputs of job");
 }
@@ -157,10 +149,7 @@ fn a_running_job_and_a_waiting_one_are_cancelled() {
     assert_eq!(job["exit_code"], 130);
     // Nobody ever offers this label.
     let job = json!({ "labels": ["windows"], "argv": ["true"] });
-    let waiting = server.post("/api/v2/jobs", &job).json()["id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let waiting = server.post("/api/v2/jobs", &job).json()["id"].as_str().unwrap().to_owned();
     let answer = server.post(&format!("/api/v2/jobs/{waiting}/cancel"), &json!({}));
     assert_eq!(answer.json()["state"], "cancelled");
     let again = server.post(&format!("/api/v2/jobs/{waiting}/cancel"), &json!({}));
@@ -181,20 +170,14 @@ fn jobs_are_listed_in_pages_and_by_state() {
     loop {
         let page = server.get(&path).json();
         let jobs = page["jobs"].as_array().unwrap();
-        found.extend(
-            jobs.iter()
-                .map(|job| job["id"].as_str().unwrap().to_owned()),
-        );
+        found.extend(jobs.iter().map(|job| job["id"].as_str().unwrap().to_owned()));
         match page["next"].as_u64() {
             Some(next) => path = format!("/api/v2/jobs?limit=2&below={next}"),
             None => break,
         }
     }
-    let newest_first: Vec<String> = [&failed]
-        .into_iter()
-        .chain(ids.iter().rev())
-        .cloned()
-        .collect();
+    let newest_first: Vec<String> =
+        [&failed].into_iter().chain(ids.iter().rev()).cloned().collect();
     assert_eq!(found, newest_first);
     let only = server.get("/api/v2/jobs?state=failed").json();
     assert_eq!(only["jobs"].as_array().unwrap().len(), 1);
@@ -233,58 +216,28 @@ fn malformed_requests_are_refused_and_change_nothing() {
     let table: &[(Value, &str)] = &[
         (json!({}), "either argv or a script"),
         (json!(7), "invalid type"),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "script": "y" }),
-            "either argv or a script",
-        ),
+        (json!({ "profile": "micro", "argv": ["x"], "script": "y" }), "either argv or a script"),
         (json!({ "profile": "micro", "argv": [] }), "name a program"),
-        (
-            json!({ "profile": "micro", "argv": "true" }),
-            "argv: invalid type",
-        ),
+        (json!({ "profile": "micro", "argv": "true" }), "argv: invalid type"),
         (json!({ "profile": "micro", "script": " " }), "empty"),
         (
             json!({ "profile": "big", "argv": ["x"] }),
             "profile big is not offered; use one of: micro",
         ),
         (json!({ "profile": "No Such", "argv": ["x"] }), "lower-case"),
-        (
-            json!({ "argv": ["x"] }),
-            "name a profile, labels or a reservation",
-        ),
+        (json!({ "argv": ["x"] }), "name a profile, labels or a reservation"),
         (json!({ "labels": ["a,b"], "argv": ["x"] }), "comma"),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "env": { "A B": "c" } }),
-            "A B",
-        ),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "env": { "A": 1 } }),
-            "env.A: invalid type",
-        ),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "timeout": "soon" }),
-            "90s",
-        ),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "timeout": "0s" }),
-            "above zero",
-        ),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "outputs": ["../x"] }),
-            "without '..'",
-        ),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "working_dir": "tmp" }),
-            "absolute path",
-        ),
+        (json!({ "profile": "micro", "argv": ["x"], "env": { "A B": "c" } }), "A B"),
+        (json!({ "profile": "micro", "argv": ["x"], "env": { "A": 1 } }), "env.A: invalid type"),
+        (json!({ "profile": "micro", "argv": ["x"], "timeout": "soon" }), "90s"),
+        (json!({ "profile": "micro", "argv": ["x"], "timeout": "0s" }), "above zero"),
+        (json!({ "profile": "micro", "argv": ["x"], "outputs": ["../x"] }), "without '..'"),
+        (json!({ "profile": "micro", "argv": ["x"], "working_dir": "tmp" }), "absolute path"),
         (
             json!({ "profile": "micro", "argv": ["x"], "priority": "high" }),
             "priority: invalid type",
         ),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "shell": true }),
-            "shell",
-        ),
+        (json!({ "profile": "micro", "argv": ["x"], "shell": true }), "shell"),
         (
             json!({ "profile": "micro", "argv": ["x"], "files": [{ "path": "../x", "base64": "" }] }),
             "without '..'",
@@ -293,20 +246,14 @@ fn malformed_requests_are_refused_and_change_nothing() {
             json!({ "profile": "micro", "argv": ["x"], "files": [{ "path": "x", "base64": "?" }] }),
             "base64",
         ),
-        (
-            json!({ "profile": "micro", "argv": ["x"], "files": [{ "path": "x" }] }),
-            "base64",
-        ),
+        (json!({ "profile": "micro", "argv": ["x"], "files": [{ "path": "x" }] }), "base64"),
     ];
     for (job, detail) in table {
         assert_refused(&server.post("/api/v2/jobs", job), 400, detail);
     }
     let text = |body: &'static str, kind: &'static str| {
         server.send(Method::POST, "/api/v2/jobs", |request| {
-            request
-                .bearer_auth(TOKEN)
-                .header("Content-Type", kind)
-                .body(body)
+            request.bearer_auth(TOKEN).header("Content-Type", kind).body(body)
         })
     };
     assert_refused(&text("{", "application/json"), 400, "");
@@ -333,9 +280,7 @@ fn malformed_requests_are_refused_and_change_nothing() {
     ] {
         assert_refused(&server.get(path), 404, "");
     }
-    let wrong = server.send(Method::DELETE, "/api/v2/jobs", |request| {
-        request.bearer_auth(TOKEN)
-    });
+    let wrong = server.send(Method::DELETE, "/api/v2/jobs", |request| request.bearer_auth(TOKEN));
     assert_refused(&wrong, 405, "");
     assert_eq!(server.get("/api/v2/jobs").json()["jobs"], json!([]));
 }
@@ -348,17 +293,10 @@ fn what_is_too_large_is_refused_before_it_is_kept() {
         json!({ "profile": "micro", "argv": ["true"], "files": [file] })
     };
     let files = server.post("/api/v2/jobs", &job(300 << 10));
-    assert_refused(
-        &files,
-        413,
-        "the input files have 307200 bytes together and may have 262144",
-    );
+    assert_refused(&files, 413, "the input files have 307200 bytes together and may have 262144");
     let body = server.post("/api/v2/jobs", &job(1 << 20));
     assert_refused(&body, 413, "raise body_limit");
-    assert_eq!(
-        server.post("/api/v2/jobs", &job(200 << 10)).status,
-        StatusCode::CREATED
-    );
+    assert_eq!(server.post("/api/v2/jobs", &job(200 << 10)).status, StatusCode::CREATED);
 }
 
 #[test]
@@ -374,28 +312,16 @@ fn pages_of_other_origins_and_names_are_kept_out() {
         let answer = server.send(Method::GET, "/api/v2/status", |r| r.header("Host", host));
         assert_refused(&answer, 421, "is not a name of this service");
     }
-    for host in [
-        "localhost",
-        "LOCALHOST:1",
-        "127.0.0.1:8000",
-        "[::1]:8000",
-        "127.0.0.2",
-    ] {
+    for host in ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "127.0.0.2"] {
         let answer = server.send(Method::GET, "/api/v2/status", |r| r.header("Host", host));
         assert_eq!(answer.status, StatusCode::OK, "{host}");
     }
     let foreign = server.send(Method::POST, "/api/v2/jobs", |request| {
-        request
-            .bearer_auth(TOKEN)
-            .header("Origin", "http://evil.example")
-            .json(&json!({}))
+        request.bearer_auth(TOKEN).header("Origin", "http://evil.example").json(&json!({}))
     });
     assert_refused(&foreign, 403, "another origin");
     let own = server.send(Method::POST, "/api/v2/jobs", |request| {
-        request
-            .bearer_auth(TOKEN)
-            .header("Origin", server.url())
-            .json(&json!({}))
+        request.bearer_auth(TOKEN).header("Origin", server.url()).json(&json!({}))
     });
     assert_refused(&own, 400, "either argv");
 }
@@ -411,16 +337,10 @@ fn the_pool_is_told_as_it_is() {
         workers.as_array().unwrap().iter().find(idle).cloned()
     });
     let name = worker["name"].as_str().unwrap();
-    assert_eq!(
-        server.get(&format!("/api/v2/workers/{name}")).json()["profile"],
-        "micro"
-    );
+    assert_eq!(server.get(&format!("/api/v2/workers/{name}")).json()["profile"], "micro");
     let profiles = server.get("/api/v2/profiles").json();
     assert_eq!(profiles[0]["labels"], json!(["linux"]));
-    assert_eq!(
-        server.get("/api/v2/profiles/micro").json()["counts"]["max"],
-        3
-    );
+    assert_eq!(server.get("/api/v2/profiles/micro").json()["counts"]["max"], 3);
     let status = server.get("/api/v2/status").json();
     assert_eq!(status["capacity"]["vcpus"], 8);
     assert_eq!(status["forges"]["local"]["seen"], true);
@@ -436,9 +356,7 @@ fn events_are_listed_and_followed_without_gap_or_repeat() {
     let id = server.submit("true");
     server.wait(&id, "succeeded");
     let mut stream = TcpStream::connect(server.address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let request =
         "GET /api/v2/events/follow HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
@@ -447,27 +365,18 @@ fn events_are_listed_and_followed_without_gap_or_repeat() {
     std::thread::sleep(Duration::from_millis(700));
     let began = Instant::now();
     server.stop();
-    assert!(
-        began.elapsed() < Duration::from_secs(3),
-        "an open stream held the end up"
-    );
+    assert!(began.elapsed() < Duration::from_secs(3), "an open stream held the end up");
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let ids: Vec<u64> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("id: ")?.parse().ok())
-        .collect();
+    let ids: Vec<u64> =
+        text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
     assert!(ids.len() > 10, "{text}");
     assert!(ids.iter().copied().eq(1..=ids.len() as u64), "{ids:?}");
     assert!(text.contains(&format!("job {next} is succeeded")), "{text}");
     server.restart();
     let page = server.get("/api/v2/events?after=3&limit=4").json();
-    let listed: Vec<u64> = page["events"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|e| e["id"].as_u64().unwrap())
-        .collect();
+    let listed: Vec<u64> =
+        page["events"].as_array().unwrap().iter().map(|e| e["id"].as_u64().unwrap()).collect();
     assert_eq!(listed, [4, 5, 6, 7]);
     assert_eq!(page["next"], 7);
 }
@@ -480,8 +389,5 @@ fn draining_leaves_no_machine() {
     server.wait(&id, "running");
     server.drain();
     assert_eq!(server.host.machine_count(), 0);
-    assert_eq!(
-        server.get(&format!("/api/v2/jobs/{id}/log")).text(),
-        "finished\n"
-    );
+    assert_eq!(server.get(&format!("/api/v2/jobs/{id}/log")).text(), "finished\n");
 }

@@ -26,10 +26,7 @@ fn the_samples_comments_are_true() {
             Some(rest) if is_toml(rest) => rest,
             _ => line,
         })
-        .map(|line| {
-            line.replace("<data dir>", "/var/lib/monitor")
-                .replace('…', &"0".repeat(64))
-        })
+        .map(|line| line.replace("<data dir>", "/var/lib/monitor").replace('…', &"0".repeat(64)))
         .collect::<Vec<_>>()
         .join("\n");
     let full = parse(&uncommented).unwrap();
@@ -75,125 +72,41 @@ fn every_mistake_is_named_with_the_way_out() {
     // What is written before the profile, what after it, and what must be said.
     let table: &[(&str, &str, &[&str])] = &[
         ("[http]\nlisten = \"8000\"\n", "", &[":2:", "http.listen"]),
-        (
-            "[http]\nlisten = \"0.0.0.0:8000\"\n",
-            "",
-            &[":2:", "http.listen", "allow_remote = true"],
-        ),
-        (
-            "[http]\nlisten = \"[::]:8000\"\n",
-            "",
-            &[":2:", "http.listen", "allow_remote = true"],
-        ),
-        (
-            "[http]\nlissten = \"x\"\n",
-            "",
-            &[":2:", "lissten", "expected one of", "`listen`"],
-        ),
-        (
-            "[http]\nnames = \"ci\"\n",
-            "",
-            &[":2:", "http.names", "sequence"],
-        ),
-        (
-            "[http]\nbody_limit = 5\n",
-            "",
-            &[":2:", "http.body_limit", "512MiB"],
-        ),
+        ("[http]\nlisten = \"0.0.0.0:8000\"\n", "", &[":2:", "http.listen", "allow_remote = true"]),
+        ("[http]\nlisten = \"[::]:8000\"\n", "", &[":2:", "http.listen", "allow_remote = true"]),
+        ("[http]\nlissten = \"x\"\n", "", &[":2:", "lissten", "expected one of", "`listen`"]),
+        ("[http]\nnames = \"ci\"\n", "", &[":2:", "http.names", "sequence"]),
+        ("[http]\nbody_limit = 5\n", "", &[":2:", "http.body_limit", "512MiB"]),
         ("[htttp]\n", "", &[":1:", "htttp", "`http`"]),
         ("[http\n", "", &[":1:", "]"]),
         ("[http]\nlisten =\n", "", &[":2:"]),
-        (
-            "[qemu]\naccel = \"xen\"\n",
-            "",
-            &[":2:", "qemu.accel", "`auto`", "`kvm`", "`tcg`"],
-        ),
+        ("[qemu]\naccel = \"xen\"\n", "", &[":2:", "qemu.accel", "`auto`", "`kvm`", "`tcg`"]),
         ("[qemu]\nvcpus = -1\n", "", &[":2:", "qemu.vcpus", "u32"]),
-        (
-            "[qemu]\nmemory = \"2GiB\"\n",
-            "",
-            &[":2:", "qemu", "vcpus, memory and disk together"],
-        ),
+        ("[qemu]\nmemory = \"2GiB\"\n", "", &[":2:", "qemu", "vcpus, memory and disk together"]),
         (
             "[qemu]\nmemory = \"lots\"\n",
             "",
             &[":2:", "qemu.memory", "\"lots\" is not a size", "2GiB"],
         ),
-        (
-            "[qemu]\nmemory = \"2GB\"\n",
-            "",
-            &[":2:", "qemu.memory", "GiB"],
-        ),
-        (
-            "[qemu]\nmemory = \"1000KiB\"\n",
-            "",
-            &[":2:", "qemu.memory", "whole number of MiB"],
-        ),
+        ("[qemu]\nmemory = \"2GB\"\n", "", &[":2:", "qemu.memory", "GiB"]),
+        ("[qemu]\nmemory = \"1000KiB\"\n", "", &[":2:", "qemu.memory", "whole number of MiB"]),
         (
             "[local]\ntimeout = \"soon\"\n",
             "",
             &[":2:", "local.timeout", "\"soon\" is not a duration", "90s"],
         ),
-        (
-            "[local]\ntimeout = 90\n",
-            "",
-            &[":2:", "local.timeout", "\"90s\""],
-        ),
-        (
-            "[local]\nkill_grace = \"5\"\n",
-            "",
-            &[":2:", "local.kill_grace", "add a unit"],
-        ),
-        (
-            "[pace]\nlook_every = \"0s\"\n",
-            "",
-            &[":2:", "pace.look_every", "above zero"],
-        ),
-        (
-            "[pace]\nmax_actions = 0\n",
-            "",
-            &[":2:", "pace.max_actions", "at least 1"],
-        ),
-        (
-            "",
-            "min_idle = 3\nmax = 2\n",
-            &[":5:", "profile[0].min_idle", "3 is above max = 2"],
-        ),
-        (
-            "",
-            "min_idle = 0\nmax = 0\n",
-            &[":6:", "profile[0].max", "at least 1"],
-        ),
-        (
-            "",
-            "vcpus = 0\n",
-            &[":1:", "vcpus of profile micro", "at least 1"],
-        ),
-        (
-            "",
-            "forge = \"github\"\n",
-            &[":5:", "profile[0].forge", "\"local\""],
-        ),
-        (
-            "",
-            "forge = \"Git Hub\"\n",
-            &[":5:", "profile[0].forge", "lower-case"],
-        ),
-        (
-            "",
-            "labels = [\"a,b\"]\n",
-            &[":5:", "profile[0].labels[0]", "comma"],
-        ),
-        (
-            "",
-            "network = \"closed\"\n",
-            &[":5:", "profile[0].network", "`open`", "`restricted`"],
-        ),
-        (
-            "",
-            "start_timeout = \"0s\"\n",
-            &["start timeout of profile micro", "above zero"],
-        ),
+        ("[local]\ntimeout = 90\n", "", &[":2:", "local.timeout", "\"90s\""]),
+        ("[local]\nkill_grace = \"5\"\n", "", &[":2:", "local.kill_grace", "add a unit"]),
+        ("[pace]\nlook_every = \"0s\"\n", "", &[":2:", "pace.look_every", "above zero"]),
+        ("[pace]\nmax_actions = 0\n", "", &[":2:", "pace.max_actions", "at least 1"]),
+        ("", "min_idle = 3\nmax = 2\n", &[":5:", "profile[0].min_idle", "3 is above max = 2"]),
+        ("", "min_idle = 0\nmax = 0\n", &[":6:", "profile[0].max", "at least 1"]),
+        ("", "vcpus = 0\n", &[":1:", "vcpus of profile micro", "at least 1"]),
+        ("", "forge = \"github\"\n", &[":5:", "profile[0].forge", "\"local\""]),
+        ("", "forge = \"Git Hub\"\n", &[":5:", "profile[0].forge", "lower-case"]),
+        ("", "labels = [\"a,b\"]\n", &[":5:", "profile[0].labels[0]", "comma"]),
+        ("", "network = \"closed\"\n", &[":5:", "profile[0].network", "`open`", "`restricted`"]),
+        ("", "start_timeout = \"0s\"\n", &["start timeout of profile micro", "above zero"]),
         ("", "disk = \"10 GB\"\n", &[":5:", "profile[0].disk", "GiB"]),
         ("", "max = 2\nmax = 3\n", &[":6:", "duplicate key"]),
         (
@@ -234,12 +147,7 @@ fn every_mistake_is_named_with_the_way_out() {
         (
             "",
             "[[profile]]\nname = \"b\"\nmemory = \"1GiB\"\nimage = { kind = \"disk\", path = \"x\", sha256 = \"ab\" }\n",
-            &[
-                ":8:",
-                "profile[1].image",
-                "64 hexadecimal digits",
-                "sha256sum",
-            ],
+            &[":8:", "profile[1].image", "64 hexadecimal digits", "sha256sum"],
         ),
         (
             "",
@@ -249,18 +157,10 @@ fn every_mistake_is_named_with_the_way_out() {
     ];
     for (before, after, says) in table {
         let text = format!("{before}{profile}{after}");
-        let error = parse(&text)
-            .err()
-            .unwrap_or_else(|| panic!("was taken:\n{text}"));
-        assert!(
-            error.starts_with("etc/monitor.toml:"),
-            "no file in: {error}"
-        );
+        let error = parse(&text).err().unwrap_or_else(|| panic!("was taken:\n{text}"));
+        assert!(error.starts_with("etc/monitor.toml:"), "no file in: {error}");
         for part in *says {
-            assert!(
-                error.contains(part),
-                "{part:?} is not in: {error}\nof:\n{text}"
-            );
+            assert!(error.contains(part), "{part:?} is not in: {error}\nof:\n{text}");
         }
         assert!(!error.contains('\n'), "more than a line: {error}");
     }
@@ -271,20 +171,10 @@ fn every_mistake_is_named_with_the_way_out() {
 #[test]
 fn a_profile_that_can_never_fit_is_refused_with_the_arithmetic() {
     let config = Config::built_in();
-    let small = Capacity {
-        vcpus: 8,
-        memory_mib: 128,
-        ..Capacity::default()
-    };
+    let small = Capacity { vcpus: 8, memory_mib: 128, ..Capacity::default() };
     let error = config.check_fit(&small).unwrap_err().to_string();
     let arithmetic = "memory: 256 MiB needed, 128 MiB of 128 MiB free";
-    assert!(
-        error.contains("profile micro") && error.contains(arithmetic),
-        "{error}"
-    );
-    let enough = Capacity {
-        memory_mib: 256,
-        ..small
-    };
+    assert!(error.contains("profile micro") && error.contains(arithmetic), "{error}");
+    let enough = Capacity { memory_mib: 256, ..small };
     config.check_fit(&enough).unwrap();
 }

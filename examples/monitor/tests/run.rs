@@ -18,39 +18,22 @@ fn signal(child: &Child, signal: &str) {
 }
 
 fn piped(mut command: Command) -> Child {
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]
 fn the_commands_output_and_exit_code_are_passed_on() {
     let server = Server::start();
-    for (script, code) in [
-        ("exit 0", 0),
-        ("exit 7", 7),
-        ("kill -9 $$", 137),
-        ("exit 255", 255),
-    ] {
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("exit 255", 255)] {
         let script = format!("printf 'a\\377\\000b'; {script}");
-        let output = server
-            .monitor(&["run", "--", "/bin/sh", "-c", &script])
-            .output()
-            .unwrap();
+        let output = server.monitor(&["run", "--", "/bin/sh", "-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}", said(&output));
         assert_eq!(output.stdout, b"a\xff\x00b");
     }
-    let missing = server
-        .monitor(&["run", "--", "no-such-program"])
-        .output()
-        .unwrap();
+    let missing = server.monitor(&["run", "--", "no-such-program"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(127), "{}", said(&missing));
-    let late = server
-        .monitor(&["run", "--timeout", "300ms", "--", "sleep", "60"])
-        .output()
-        .unwrap();
+    let late =
+        server.monitor(&["run", "--timeout", "300ms", "--", "sleep", "60"]).output().unwrap();
     assert_eq!(late.status.code(), Some(124), "{}", said(&late));
 }
 
@@ -117,9 +100,7 @@ fn the_second_interrupt_leaves() {
     let mut server = Server::start();
     let mut child = piped(server.monitor(&["run", "--", "/bin/sh", "-c", "echo begun; sleep 60"]));
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     // The cancellation cannot be delivered: nobody answers.
     server.crash();
     let mut err = BufReader::new(child.stderr.take().unwrap());
@@ -170,14 +151,8 @@ fn jobs_and_workers_are_listed_and_jobs_are_cancelled() {
     server.wait(&id, "running");
     let jobs = server.monitor(&["jobs"]).output().unwrap();
     let text = String::from_utf8_lossy(&jobs.stdout).into_owned();
-    assert!(
-        text.starts_with("JOB ") && text.contains(&id) && text.contains("running"),
-        "{text}"
-    );
-    let json = server
-        .monitor(&["jobs", "--json", "--state", "running"])
-        .output()
-        .unwrap();
+    assert!(text.starts_with("JOB ") && text.contains(&id) && text.contains("running"), "{text}");
+    let json = server.monitor(&["jobs", "--json", "--state", "running"]).output().unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["jobs"][0]["id"], id.as_str());
     let workers = eventually(|| {
@@ -202,48 +177,16 @@ fn what_goes_wrong_is_told_with_the_way_out() {
             125,
             "no monitor answers at http://127.0.0.1:1; start one with `monitor serve`",
         ),
-        (
-            &["jobs", "--server", "http://127.0.0.1:1"],
-            1,
-            "no monitor answers",
-        ),
-        (
-            &["jobs", "--server", "127.0.0.1:1"],
-            1,
-            "write it like http://127.0.0.1:8000",
-        ),
-        (
-            &["run", "--profile", "big", "--", "true"],
-            125,
-            "use one of: micro",
-        ),
-        (
-            &["run", "--file", "/no/such/file", "--", "true"],
-            2,
-            "--file /no/such/file",
-        ),
+        (&["jobs", "--server", "http://127.0.0.1:1"], 1, "no monitor answers"),
+        (&["jobs", "--server", "127.0.0.1:1"], 1, "write it like http://127.0.0.1:8000"),
+        (&["run", "--profile", "big", "--", "true"], 125, "use one of: micro"),
+        (&["run", "--file", "/no/such/file", "--", "true"], 2, "--file /no/such/file"),
         (&["run", "--file", "/", "--", "true"], 2, "FILE=PATH"),
-        (
-            &["run", "--file", "/etc=etc", "--", "true"],
-            2,
-            "pack it with tar",
-        ),
-        (
-            &["run", "--file", "/etc/hostname=../x", "--", "true"],
-            125,
-            "without '..'",
-        ),
-        (
-            &["run", "--env", "NOT_SET_HERE_AT_ALL", "--", "true"],
-            2,
-            "NOT_SET_HERE_AT_ALL=VALUE",
-        ),
+        (&["run", "--file", "/etc=etc", "--", "true"], 2, "pack it with tar"),
+        (&["run", "--file", "/etc/hostname=../x", "--", "true"], 125, "without '..'"),
+        (&["run", "--env", "NOT_SET_HERE_AT_ALL", "--", "true"], 2, "NOT_SET_HERE_AT_ALL=VALUE"),
         (&["run", "--timeout", "soon", "--", "true"], 2, "90s"),
-        (
-            &["run", "--token-file", "/no/such/token", "--", "true"],
-            125,
-            "no token file",
-        ),
+        (&["run", "--token-file", "/no/such/token", "--", "true"], 125, "no token file"),
         (&["run"], 2, "CMD"),
         (&["cancel", "none"], 1, "job none does not exist"),
     ];
@@ -253,17 +196,10 @@ fn what_goes_wrong_is_told_with_the_way_out() {
         assert_eq!(output.status.code(), Some(*code), "{args:?}: {text}");
         assert!(text.contains(says), "{says:?} is not in: {text}");
     }
-    let stranger = server
-        .monitor(&["run", "--", "true"])
-        .env("MONITOR_API_TOKEN", "wrong")
-        .output()
-        .unwrap();
+    let stranger =
+        server.monitor(&["run", "--", "true"]).env("MONITOR_API_TOKEN", "wrong").output().unwrap();
     assert_eq!(stranger.status.code(), Some(125));
-    assert!(
-        said(&stranger).contains("refused the API token"),
-        "{}",
-        said(&stranger)
-    );
+    assert!(said(&stranger).contains("refused the API token"), "{}", said(&stranger));
 }
 
 #[test]
@@ -275,18 +211,13 @@ fn a_secret_variable_reaches_the_job_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("check.sh"), script).unwrap();
     let run = server
-        .monitor(&[
-            "run", "--env", "PASSWORD", "--file", "check.sh", "--", "/bin/sh", "check.sh",
-        ])
+        .monitor(&["run", "--env", "PASSWORD", "--file", "check.sh", "--", "/bin/sh", "check.sh"])
         .env("PASSWORD", secret)
         .current_dir(dir.path())
         .output()
         .unwrap();
     assert_eq!(run.status.code(), Some(0), "{}", said(&run));
-    let id = server.get("/api/v2/jobs").json()["jobs"][0]["id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let id = server.get("/api/v2/jobs").json()["jobs"][0]["id"].as_str().unwrap().to_owned();
     let mut seen = said(&run);
     for path in [
         "/api/v2/jobs",

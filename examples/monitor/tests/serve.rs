@@ -64,12 +64,7 @@ impl Process {
                 let _ = send.send(line);
             }
         });
-        let mut process = Self {
-            child,
-            url: String::new(),
-            log,
-            heard: String::new(),
-        };
+        let mut process = Self { child, url: String::new(), log, heard: String::new() };
         let line = process.hear("listening on http://");
         let at = line.find("http://").unwrap();
         process.url = line[at..].trim_end_matches(['"', '}']).to_owned();
@@ -153,35 +148,19 @@ fn a_token_is_generated_for_its_owner_only_and_only_its_path_is_told() {
     let file = dir.path().join("data/api-token");
     let token = fs::read_to_string(&file).unwrap().trim().to_owned();
     assert_eq!(token.len(), 64);
-    assert_eq!(
-        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let data = dir.path().join("data");
     let mut run = Command::new(env!("CARGO_BIN_EXE_monitor"))
-        .args([
-            "run",
-            "--server",
-            &process.url,
-            "--data",
-            data.to_str().unwrap(),
-        ])
+        .args(["run", "--server", &process.url, "--data", data.to_str().unwrap()])
         .args(["--env", "PASSWORD=planted-secret-77aa", "--", "true"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     process.hear("is queued");
     let pid = run.id().to_string();
-    Command::new("kill")
-        .args(["-s", "INT", &pid])
-        .status()
-        .unwrap();
+    Command::new("kill").args(["-s", "INT", &pid]).status().unwrap();
     let mut said = String::new();
-    run.stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut said)
-        .unwrap();
+    run.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(130), "{said}");
     process.signal("TERM");
     let (_, heard) = process.end();
@@ -199,11 +178,7 @@ fn guessable_and_exposed_tokens_are_refused() {
     let dir = dir();
     let mut sample = serve(dir.path(), &[]);
     sample.env("MONITOR_API_TOKEN", "ChangeMe");
-    refused(
-        sample,
-        1,
-        &["MONITOR_API_TOKEN", "sample", "openssl rand -hex 32"],
-    );
+    refused(sample, 1, &["MONITOR_API_TOKEN", "sample", "openssl rand -hex 32"]);
     let file = dir.path().join("data/api-token");
     fs::write(&file, "s3cret-and-shared").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -216,11 +191,7 @@ fn a_second_service_on_one_data_directory_is_refused() {
     let dir = dir();
     let process = Process::start(serve(dir.path(), &[]));
     let pid = process.child.id().to_string();
-    refused(
-        serve(dir.path(), &[]),
-        1,
-        &["in use by process", &pid, "--data"],
-    );
+    refused(serve(dir.path(), &[]), 1, &["in use by process", &pid, "--data"]);
 }
 
 #[test]
@@ -228,22 +199,14 @@ fn a_port_that_is_taken_is_named_with_the_way_out() {
     let dir = dir();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    refused(
-        serve(dir.path(), &["--listen", &address]),
-        1,
-        &[&address, "--listen", "in use"],
-    );
+    refused(serve(dir.path(), &["--listen", &address]), 1, &[&address, "--listen", "in use"]);
 }
 
 #[test]
 fn what_other_hosts_reach_needs_the_operators_word() {
     let dir = dir();
     let refused = |listen: &str| {
-        refused(
-            serve(dir.path(), &["--listen", listen]),
-            2,
-            &[listen, "allow_remote = true"],
-        );
+        refused(serve(dir.path(), &["--listen", listen]), 2, &[listen, "allow_remote = true"]);
     };
     refused("0.0.0.0:0");
     refused("[::]:0");
@@ -262,15 +225,8 @@ fn a_bad_configuration_ends_with_code_2_and_its_line() {
     let mut check = Command::new(env!("CARGO_BIN_EXE_monitor"));
     check.args(["check", "--config", "/no/such/file.toml"]);
     refused(check, 2, &["/no/such/file.toml"]);
-    refused(
-        serve(dir.path(), &["--log", "info=info=info"]),
-        2,
-        &["--log", "runner_core=debug"],
-    );
-    assert!(
-        !dir.path().join("data").exists(),
-        "nothing is made before the configuration is good"
-    );
+    refused(serve(dir.path(), &["--log", "info=info=info"]), 2, &["--log", "runner_core=debug"]);
+    assert!(!dir.path().join("data").exists(), "nothing is made before the configuration is good");
 }
 
 #[test]
@@ -282,9 +238,6 @@ fn json_logs_are_json() {
     assert_eq!(code, Some(0), "{heard}");
     for line in heard.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert!(
-            line["timestamp"].is_string() && line["level"].is_string(),
-            "{line}"
-        );
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
     }
 }

@@ -52,11 +52,7 @@ impl Fixture {
         let agent = FakeAgent::default();
         agent.0.lock().unwrap().shell = shell.iter().map(|s| (*s).to_owned()).collect();
         let guest = guest(&agent, &directory);
-        Self {
-            guest,
-            agent,
-            directory,
-        }
+        Self { guest, agent, directory }
     }
 
     /// What a successor of the caller has, after the caller was killed.
@@ -65,12 +61,7 @@ impl Fixture {
     }
 
     pub fn path(&self, name: &str) -> String {
-        self.directory
-            .path()
-            .join(name)
-            .to_str()
-            .unwrap()
-            .to_owned()
+        self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 }
 
@@ -120,20 +111,13 @@ impl Transport for FakeAgent {
                 Ok(json!({}))
             }
             "guest-file-seek" => {
-                let file = state
-                    .files
-                    .get_mut(&handle)
-                    .ok_or_else(|| unknown(handle))?;
+                let file = state.files.get_mut(&handle).ok_or_else(|| unknown(handle))?;
                 let offset = arguments["offset"].as_i64().unwrap();
-                file.seek(SeekFrom::Start(offset.try_into().unwrap()))
-                    .unwrap();
+                file.seek(SeekFrom::Start(offset.try_into().unwrap())).unwrap();
                 Ok(json!({ "position": offset, "eof": false }))
             }
             "guest-file-read" => {
-                let file = state
-                    .files
-                    .get_mut(&handle)
-                    .ok_or_else(|| unknown(handle))?;
+                let file = state.files.get_mut(&handle).ok_or_else(|| unknown(handle))?;
                 let count = arguments["count"].as_u64().unwrap();
                 let mut buffer = Vec::new();
                 file.take(count)
@@ -154,34 +138,21 @@ impl State {
         };
         assert_eq!(arguments["path"], "/bin/sh");
         let mut command = std::process::Command::new(&self.shell[0]);
-        command
-            .args(&self.shell[1..])
-            .args(strings("arg").unwrap_or_default());
+        command.args(&self.shell[1..]).args(strings("arg").unwrap_or_default());
         if let Some(env) = strings("env") {
             command.env_clear();
             command.envs(env.iter().map(|entry| entry.split_once('=').unwrap()));
         }
         let capture = arguments["capture-output"] == true;
         let output = || {
-            if capture {
-                Stdio::piped()
-            } else {
-                Stdio::null()
-            }
+            if capture { Stdio::piped() } else { Stdio::null() }
         };
-        command
-            .stdout(output())
-            .stderr(output())
-            .stdin(Stdio::null());
-        let input = arguments["input-data"]
-            .as_str()
-            .map(|text| BASE64.decode(text).unwrap());
+        command.stdout(output()).stderr(output()).stdin(Stdio::null());
+        let input = arguments["input-data"].as_str().map(|text| BASE64.decode(text).unwrap());
         if input.is_some() {
             command.stdin(Stdio::piped());
         }
-        let mut child = command
-            .spawn()
-            .map_err(|error| refused(error.to_string()))?;
+        let mut child = command.spawn().map_err(|error| refused(error.to_string()))?;
         if let Some(input) = input {
             let mut stdin = child.stdin.take().unwrap();
             std::thread::spawn(move || stdin.write_all(&input));

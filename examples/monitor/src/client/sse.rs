@@ -23,10 +23,7 @@ pub struct Messages {
 
 impl Messages {
     pub(super) fn new(response: Response) -> Self {
-        Self {
-            response,
-            parser: Parser::default(),
-        }
+        Self { response, parser: Parser::default() }
     }
 
     /// The next event; none when the answer has ended, well or not.

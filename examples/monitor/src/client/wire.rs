@@ -96,9 +96,7 @@ impl LogPart {
     /// For base64 that is none.
     pub fn bytes(self) -> anyhow::Result<Vec<u8>> {
         match self.base64 {
-            Some(text) => STANDARD
-                .decode(text)
-                .context("a part of the log is not base64"),
+            Some(text) => STANDARD.decode(text).context("a part of the log is not base64"),
             None => Ok(self.text.into_bytes()),
         }
     }

@@ -32,14 +32,7 @@ pub struct Follow<'a> {
 
 impl<'a> Follow<'a> {
     pub fn new(client: &'a Client, id: &'a str) -> Self {
-        Self {
-            client,
-            id,
-            offset: 0,
-            heard: Instant::now(),
-            told: false,
-            deaf: false,
-        }
+        Self { client, id, offset: 0, heard: Instant::now(), told: false, deaf: false }
     }
 
     /// Writes the log until the job is over.
@@ -114,10 +107,7 @@ impl<'a> Follow<'a> {
         if !std::mem::replace(&mut self.told, true) {
             let minutes = PATIENCE.as_secs() / 60;
             eprintln!("monitor: {error}");
-            eprintln!(
-                "monitor: job {} goes on; waiting up to {minutes} min",
-                self.id
-            );
+            eprintln!("monitor: job {} goes on; waiting up to {minutes} min", self.id);
         }
     }
 }

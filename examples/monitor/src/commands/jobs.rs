@@ -21,15 +21,8 @@ pub struct JobsArgs {
     client: ClientArgs,
 }
 
-const STATES: [&str; 7] = [
-    "queued",
-    "running",
-    "succeeded",
-    "failed",
-    "cancelled",
-    "timed_out",
-    "interrupted",
-];
+const STATES: [&str; 7] =
+    ["queued", "running", "succeeded", "failed", "cancelled", "timed_out", "interrupted"];
 
 pub async fn jobs(args: JobsArgs) -> anyhow::Result<u8> {
     let client = args.client.client()?;

@@ -26,9 +26,7 @@ pub fn unpack(archive: &[u8], wanted: &[String], dir: &Path) -> anyhow::Result<u
             eprintln!("monitor: output {path:?} is neither file nor directory: left out");
             continue;
         }
-        entry
-            .unpack_in(dir)
-            .with_context(|| format!("could not unpack {}", path.display()))?;
+        entry.unpack_in(dir).with_context(|| format!("could not unpack {}", path.display()))?;
         count += usize::from(kind.is_file());
     }
     Ok(count)
@@ -60,10 +58,7 @@ mod tests {
         assert_eq!(unpack(&good, &wanted, dir.path()).unwrap(), 2);
         assert_eq!(std::fs::read(dir.path().join("out/a")).unwrap(), b"hi");
         for bad in ["../x", "out/../../x", "/etc/x", ".bashrc"] {
-            assert!(
-                unpack(&archive(&[bad]), &wanted, dir.path()).is_err(),
-                "{bad}"
-            );
+            assert!(unpack(&archive(&[bad]), &wanted, dir.path()).is_err(), "{bad}");
         }
     }
 }

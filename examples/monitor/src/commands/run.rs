@@ -90,10 +90,7 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
     };
     say(format!("job {} is queued", job.id));
     let Some(job) = attend(&client, &job.id, wishes).await? else {
-        say(format!(
-            "job {} is left alone; `monitor jobs` shows it",
-            job.id
-        ));
+        say(format!("job {} is left alone; `monitor jobs` shows it", job.id));
         return Ok(CANCELLED);
     };
     if job.log_cut {
@@ -102,10 +99,7 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
     if job.has_outputs {
         let archive = client.outputs(&job.id).await?;
         let count = outputs::unpack(&archive, &args.outputs, &args.output_dir)?;
-        say(format!(
-            "files brought back to {}: {count}",
-            args.output_dir.display()
-        ));
+        say(format!("files brought back to {}: {count}", args.output_dir.display()));
     }
     say(format!("job {} {}", job.id, job.says()));
     Ok(job.exit_code.unwrap_or(INTERRUPTED))
@@ -185,7 +179,5 @@ async fn cancel(client: Client, id: String) {
 async fn first_profile(client: &Client) -> anyhow::Result<String> {
     let profiles: Vec<Profile> = client.list("/profiles").await?;
     let first = profiles.into_iter().next();
-    first
-        .map(|profile| profile.name)
-        .context("the service offers no profile")
+    first.map(|profile| profile.name).context("the service offers no profile")
 }

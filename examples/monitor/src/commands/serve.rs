@@ -25,12 +25,7 @@ pub struct ServeArgs {
     #[arg(long)]
     drain_on_exit: bool,
     /// What to log, such as `info` or `info,runner_core=debug`
-    #[arg(
-        long,
-        env = "MONITOR_LOG",
-        default_value = "info,poem=warn",
-        value_name = "FILTER"
-    )]
+    #[arg(long, env = "MONITOR_LOG", default_value = "info,poem=warn", value_name = "FILTER")]
     log: String,
     /// How log lines look
     #[arg(long, value_enum, default_value_t)]
@@ -50,11 +45,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     if let Some(data) = args.data {
         config.data_dir = data;
     }
-    let at_exit = if args.drain_on_exit {
-        AtExit::Drain
-    } else {
-        AtExit::Leave
-    };
+    let at_exit = if args.drain_on_exit { AtExit::Drain } else { AtExit::Leave };
     serve::run(config, at_exit).await?;
     Ok(0)
 }

@@ -20,8 +20,6 @@ pub fn print<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) {
 
 fn print_row<const N: usize>(cells: [&str; N], widths: &[usize; N]) {
     let cells = cells.iter().zip(widths);
-    let padded: Vec<String> = cells
-        .map(|(cell, width)| format!("{cell:width$}"))
-        .collect();
+    let padded: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
     println!("{}", padded.join("  ").trim_end());
 }

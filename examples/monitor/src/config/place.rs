@@ -18,12 +18,7 @@ pub struct ConfigError {
 impl ConfigError {
     /// For what has no place in a file, such as a flag.
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            file: None,
-            line: None,
-            key: key.into(),
-            problem: problem.into(),
-        }
+        Self { file: None, line: None, key: key.into(), problem: problem.into() }
     }
 }
 
@@ -70,12 +65,7 @@ impl Source<'_> {
     /// The line of `key` in the table whose head is at `head`, or the head itself.
     pub fn key_in(&self, head: &Range<usize>, key: &str) -> Range<usize> {
         let mut start = head.end;
-        for line in self
-            .text
-            .get(head.end..)
-            .unwrap_or_default()
-            .split_inclusive('\n')
-        {
+        for line in self.text.get(head.end..).unwrap_or_default().split_inclusive('\n') {
             if line.trim_start().starts_with('[') {
                 break;
             }

@@ -39,9 +39,7 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, NotAUnit> {
         let refuse = |why: &str| NotAUnit(format!("{text:?} is not a size: {why}"));
         let (digits, unit) = split_number(text.trim());
-        let number: u64 = digits
-            .parse()
-            .map_err(|_| refuse("write it like 512MiB or 2GiB"))?;
+        let number: u64 = digits.parse().map_err(|_| refuse("write it like 512MiB or 2GiB"))?;
         let factor = match unit.trim_start() {
             "B" => 1,
             "KiB" => 1 << 10,
@@ -68,12 +66,9 @@ impl FromStr for Period {
         }
         while !rest.is_empty() {
             let (digits, tail) = split_number(rest);
-            let number: u64 = digits
-                .parse()
-                .map_err(|_| refuse("write it like 90s, 5m or 1h30m"))?;
-            let end = tail
-                .find(|c: char| c.is_ascii_digit())
-                .unwrap_or(tail.len());
+            let number: u64 =
+                digits.parse().map_err(|_| refuse("write it like 90s, 5m or 1h30m"))?;
+            let end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(end);
             let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
             let part = match unit.trim() {
@@ -95,27 +90,19 @@ impl FromStr for Period {
 }
 
 fn split_number(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text(
-            "a size such as \"512MiB\" or \"2GiB\"",
-            Size::from_str,
-        ))
+        deserializer.deserialize_any(Text("a size such as \"512MiB\" or \"2GiB\"", Size::from_str))
     }
 }
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text(
-            "a duration such as \"90s\" or \"5m\"",
-            Period::from_str,
-        ))
+        deserializer.deserialize_any(Text("a duration such as \"90s\" or \"5m\"", Period::from_str))
     }
 }
 

@@ -62,9 +62,7 @@ impl Door {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        headers
-            .entry(header::CACHE_CONTROL)
-            .or_insert(HeaderValue::from_static("no-store"));
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers
             .entry(header::CONTENT_SECURITY_POLICY)
             .or_insert(HeaderValue::from_static("default-src 'none'"));
@@ -88,10 +86,7 @@ impl Rules {
             let detail = format!("{host} is not a name of this service; add it to names in [http]");
             return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
         }
-        let reads = matches!(
-            *request.method(),
-            Method::GET | Method::HEAD | Method::OPTIONS
-        );
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         if !reads
             && let Some(origin) = header(header::ORIGIN)
             && !origin.is_ok_and(|origin| self.is_own_origin(origin, &host))
@@ -115,9 +110,8 @@ impl Rules {
             return false;
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let own_address = bare
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.to_canonical().is_loopback());
+        let own_address =
+            bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
         own_address
             || name.eq_ignore_ascii_case("localhost")
             || self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
@@ -125,8 +119,7 @@ impl Rules {
 
     fn is_own_origin(&self, origin: &str, host: &str) -> bool {
         let from = origin.parse::<Uri>().ok();
-        from.and_then(|uri| uri.authority().map(|from| from.as_str() == host))
-            .unwrap_or(false)
+        from.and_then(|uri| uri.authority().map(|from| from.as_str() == host)).unwrap_or(false)
     }
 
     fn has_token(&self, request: &Request) -> bool {
@@ -171,10 +164,7 @@ async fn discard(body: Body) {
 }
 
 fn unauthorized() -> Problem {
-    Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "send the API token: Authorization: Bearer TOKEN",
-    )
+    Problem::new(StatusCode::UNAUTHORIZED, "send the API token: Authorization: Bearer TOKEN")
 }
 
 /// The holder of the API token: `Authorization: Bearer TOKEN`.

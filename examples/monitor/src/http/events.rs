@@ -56,10 +56,7 @@ impl EventsApi {
         /// Only later ones than this number. The newest, if none.
         after: Query<Option<u64>>,
         /// How many at most.
-        #[oai(
-            default = "default_limit",
-            validator(minimum(value = "1"), maximum(value = "1000"))
-        )]
+        #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<u32>,
     ) -> Result<Json<EventPage>, Problem> {
         let events = match after.0 {
@@ -74,11 +71,7 @@ impl EventsApi {
     /// Follow events
     ///
     /// The id of each is its number: a client that lost its stream goes on with `Last-Event-ID`.
-    #[oai(
-        path = "/events/follow",
-        method = "get",
-        operation_id = "follow_events"
-    )]
+    #[oai(path = "/events/follow", method = "get", operation_id = "follow_events")]
     async fn follow(
         &self,
         /// Only later ones than this number. Only new ones, if none.
@@ -94,24 +87,17 @@ impl EventsApi {
             Some(last) => last,
             None => events.latest(1).await?.last().map_or(0, |event| event.id),
         };
-        let follower = Follower {
-            events,
-            live,
-            last,
-            ready: VecDeque::new(),
-            stored: Stored::Behind,
-        };
+        let follower =
+            Follower { events, live, last, ready: VecDeque::new(), stored: Stored::Behind };
         let stream = futures::stream::unfold(follower, |mut follower| async move {
             let event = follower.next().await?;
             Some((EventInfo::from(&*event), follower))
         });
         let stream = self.0.limited(stream)?.boxed();
-        Ok(EventStream::new(stream)
-            .keep_alive(KEEP_ALIVE)
-            .to_event(|event| {
-                let id = event.id.to_string();
-                sse::Event::message(event.to_json_string()).id(id)
-            }))
+        Ok(EventStream::new(stream).keep_alive(KEEP_ALIVE).to_event(|event| {
+            let id = event.id.to_string();
+            sse::Event::message(event.to_json_string()).id(id)
+        }))
     }
 }
 

@@ -35,11 +35,7 @@ pub fn readyz(shared: Data<&Shared>) -> Response {
         look(format!("forge {name}"), sight);
     }
     let ready = blind.is_empty() && status.at.is_some();
-    let code = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({ "ready": ready, "blind": blind, "draining": status.draining });
     Json(body).with_status(code).into_response()
 }

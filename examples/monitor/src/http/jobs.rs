@@ -102,10 +102,7 @@ impl JobsApi {
         /// Only jobs whose number is below this one: `next` of the page before.
         below: Query<Option<u64>>,
         /// How many at most.
-        #[oai(
-            default = "default_limit",
-            validator(minimum(value = "1"), maximum(value = "500"))
-        )]
+        #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))]
         limit: Query<u32>,
         /// Only jobs in this state.
         state: Query<Option<JobStateName>>,
@@ -118,9 +115,7 @@ impl JobsApi {
             looked += PAGE;
             below = part.last().map(|job| job.number);
             let wanted = |job: &runner_core::local::Job| {
-                state
-                    .0
-                    .is_none_or(|state| state == JobStateName::from(&job.state))
+                state.0.is_none_or(|state| state == JobStateName::from(&job.state))
             };
             jobs.extend(part.into_iter().filter(wanted));
             if jobs.len() > limit.0 as usize {
@@ -148,22 +143,14 @@ impl JobsApi {
     /// Cancel a job
     ///
     /// At once if it waits; if it runs, its command is asked to end first. Fine when it is over.
-    #[oai(
-        path = "/jobs/:id/cancel",
-        method = "post",
-        operation_id = "cancel_job"
-    )]
+    #[oai(path = "/jobs/:id/cancel", method = "post", operation_id = "cancel_job")]
     async fn cancel(&self, _operator: Operator, id: Path<String>) -> Result<Json<Job>, Problem> {
         let job = self.0.0.queue.cancel(&job_id(&id)?).await?;
         Ok(Json(job.into()))
     }
 
     /// Fetch a job's outputs
-    #[oai(
-        path = "/jobs/:id/outputs",
-        method = "get",
-        operation_id = "fetch_outputs"
-    )]
+    #[oai(path = "/jobs/:id/outputs", method = "get", operation_id = "fetch_outputs")]
     async fn outputs(&self, id: Path<String>) -> Result<Outputs, Problem> {
         let id = job_id(&id)?;
         self.0.0.queue.job(&id).await?;
@@ -179,10 +166,7 @@ impl JobsApi {
         if profiles.iter().any(|profile| profile.name == *wanted) {
             return Ok(());
         }
-        let names: Vec<&str> = profiles
-            .iter()
-            .map(|profile| profile.name.as_str())
-            .collect();
+        let names: Vec<&str> = profiles.iter().map(|profile| profile.name.as_str()).collect();
         let names = names.join(", ");
         let detail = format!("profile {wanted} is not offered; use one of: {names}");
         Err(Problem::bad_request(detail))
@@ -202,9 +186,7 @@ async fn take(uploads: Vec<Upload>, mode: u32) -> Result<Vec<InputFile>, Problem
     let mut files = Vec::with_capacity(uploads.len());
     for upload in uploads {
         let Some(path) = upload.file_name().map(str::to_owned) else {
-            return Err(Problem::bad_request(
-                "each file needs a filename: where the job finds it",
-            ));
+            return Err(Problem::bad_request("each file needs a filename: where the job finds it"));
         };
         let content = upload.into_vec().await.map_err(|error| {
             tracing::error!(%error, "An uploaded file could not be read.");
@@ -213,11 +195,7 @@ async fn take(uploads: Vec<Upload>, mode: u32) -> Result<Vec<InputFile>, Problem
                 format!("file {path:?} could not be kept"),
             )
         })?;
-        files.push(InputFile {
-            path,
-            mode,
-            content,
-        });
+        files.push(InputFile { path, mode, content });
     }
     Ok(files)
 }

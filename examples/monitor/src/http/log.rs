@@ -92,11 +92,7 @@ impl LogApi {
     ///
     /// Events `log` until the job is over, then one event `end` with the job. The id of each event is the
     /// offset after it: a client that lost its stream goes on with `Last-Event-ID` without gap or repeat.
-    #[oai(
-        path = "/jobs/:id/log/follow",
-        method = "get",
-        operation_id = "follow_log"
-    )]
+    #[oai(path = "/jobs/:id/log/follow", method = "get", operation_id = "follow_log")]
     async fn follow(
         &self,
         id: Path<String>,
@@ -124,9 +120,7 @@ impl LogApi {
             .filter_map(|job| future::ready(job.filter(|job| job.state.is_over())))
             .map(|job| LogNews::End(Box::new(job.into())));
         let news = self.0.limited(parts.chain(end))?.boxed();
-        Ok(EventStream::new(news)
-            .keep_alive(KEEP_ALIVE)
-            .to_event(LogNews::into_event))
+        Ok(EventStream::new(news).keep_alive(KEEP_ALIVE).to_event(LogNews::into_event))
     }
 }
 
@@ -146,9 +140,9 @@ impl LogPart {
 impl LogNews {
     fn into_event(self) -> Event {
         match self {
-            Self::Part(part) => Event::message(part.to_json_string())
-                .event_type("log")
-                .id(part.to.to_string()),
+            Self::Part(part) => {
+                Event::message(part.to_json_string()).event_type("log").id(part.to.to_string())
+            }
             Self::End(job) => Event::message(job.to_json_string()).event_type("end"),
         }
     }
@@ -161,10 +155,7 @@ mod tests {
     #[test]
     fn what_is_not_text_is_told_exactly_too() {
         let part = LogPart::new(3, &Bytes::from_static(b"caf\xc3\xa9\n"));
-        assert_eq!(
-            (part.to, part.text.as_str(), part.base64),
-            (9, "café\n", None)
-        );
+        assert_eq!((part.to, part.text.as_str(), part.base64), (9, "café\n", None));
         let part = LogPart::new(0, &Bytes::from_static(b"\xff\x00"));
         assert_eq!(STANDARD.decode(part.base64.unwrap()).unwrap(), b"\xff\x00");
     }

@@ -32,10 +32,7 @@ impl PoolApi {
         let mut workers = status.workers.iter();
         match workers.find(|worker| worker.name.as_str() == name.0) {
             Some(worker) => Ok(Json(worker.into())),
-            None => Err(Problem::not_found(format!(
-                "worker {:?} does not exist",
-                name.0
-            ))),
+            None => Err(Problem::not_found(format!("worker {:?} does not exist", name.0))),
         }
     }
 
@@ -46,11 +43,7 @@ impl PoolApi {
     }
 
     /// Show a profile
-    #[oai(
-        path = "/profiles/:name",
-        method = "get",
-        operation_id = "show_profile"
-    )]
+    #[oai(path = "/profiles/:name", method = "get", operation_id = "show_profile")]
     async fn profile(&self, name: Path<String>) -> Result<Json<ProfileInfo>, Problem> {
         let profiles = model::profiles(&self.0.0.profiles, &self.0.status());
         let profile = profiles.into_iter().find(|profile| profile.name == name.0);

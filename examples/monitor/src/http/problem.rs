@@ -102,9 +102,7 @@ pub fn respond(error: poem::Error) -> Response {
     let mut response = Problem::new(status, detail).into_response();
     if status == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Bearer");
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, scheme);
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
     }
     response
 }

@@ -114,9 +114,7 @@ impl Server {
             };
             let token = Token::new(TOKEN).unwrap();
             let base = Base::open(data).await.unwrap();
-            Service::start(&config, base, backends, token, listener)
-                .await
-                .unwrap()
+            Service::start(&config, base, backends, token, listener).await.unwrap()
         });
         self.address = service.address();
         self.process = Some((runtime, service));
@@ -144,9 +142,7 @@ impl Server {
 
     /// With the token.
     pub fn post(&self, path: &str, body: &Value) -> Answer {
-        self.send(Method::POST, path, |request| {
-            request.bearer_auth(TOKEN).json(body)
-        })
+        self.send(Method::POST, path, |request| request.bearer_auth(TOKEN).json(body))
     }
 
     pub fn send(
@@ -186,10 +182,7 @@ impl Server {
     /// `monitor` with these arguments, as a process of its own.
     pub fn monitor(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_monitor"));
-        command
-            .args(args)
-            .env("MONITOR_URL", self.url())
-            .env("MONITOR_API_TOKEN", TOKEN);
+        command.args(args).env("MONITOR_URL", self.url()).env("MONITOR_API_TOKEN", TOKEN);
         command
     }
 }
@@ -203,12 +196,7 @@ impl Drop for Server {
 /// What a process said, for messages.
 pub fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!(
-        "{}\n{}{}",
-        output.status,
-        text(&output.stdout),
-        text(&output.stderr)
-    )
+    format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))
 }
 
 /// Asks again and again until there is an answer.

@@ -79,12 +79,7 @@ impl Hypervisor for ShellHost {
     }
 
     async fn capacity(&self) -> Result<Capacity> {
-        Ok(Capacity {
-            vcpus: 8,
-            memory_mib: 4096,
-            disk_mib: 10_000,
-            ..Capacity::default()
-        })
+        Ok(Capacity { vcpus: 8, memory_mib: 4096, disk_mib: 10_000, ..Capacity::default() })
     }
 
     async fn create(&self, spec: &InstanceSpec) -> Result<Instance> {
@@ -169,11 +164,7 @@ impl ShellGuest {
     /// Where a guest's path is on this host. Other paths are this host's own, for programs.
     fn place(&self, path: &str) -> PathBuf {
         let ours = path.starts_with("/work") || path.starts_with("/run/runner-job");
-        if ours {
-            self.dir.path().join(&path[1..])
-        } else {
-            path.into()
-        }
+        if ours { self.dir.path().join(&path[1..]) } else { path.into() }
     }
 
     fn process(&self, id: &ProcessId) -> Result<Process> {
@@ -195,9 +186,7 @@ impl Process {
     fn signal(&self, signal: &str) {
         if self.exit().is_none() {
             let group = format!("-{}", self.pid);
-            let _ = process::Command::new("kill")
-                .args(["-s", signal, "--", &group])
-                .status();
+            let _ = process::Command::new("kill").args(["-s", signal, "--", &group]).status();
         }
     }
 }
@@ -261,11 +250,7 @@ impl Guest for ShellGuest {
             file.take(64 << 10).read_to_end(&mut text).unwrap();
             if !text.is_empty() || exit.is_some() || Instant::now() >= until {
                 let exit = if text.is_empty() { exit } else { None };
-                return Ok(Progress {
-                    stdout: text.into(),
-                    stderr: Bytes::new(),
-                    exit,
-                });
+                return Ok(Progress { stdout: text.into(), stderr: Bytes::new(), exit });
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

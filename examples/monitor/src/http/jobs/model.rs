@@ -195,11 +195,7 @@ impl NewJob {
         let spec = JobSpec {
             title: self.title,
             profile: self.profile.map(ProfileName::new).transpose()?,
-            labels: self
-                .labels
-                .iter()
-                .map(Label::new)
-                .collect::<Result<_, _>>()?,
+            labels: self.labels.iter().map(Label::new).collect::<Result<_, _>>()?,
             reserved_for: self.reserved_for.map(ReservationId::new).transpose()?,
             run,
             env: self.env,
@@ -226,9 +222,7 @@ impl From<local::Job> for Job {
             _ => None,
         };
         let signal = match &job.state {
-            JobState::Failed {
-                exit: ExitStatus::Signal(signal),
-            } => Some(*signal),
+            JobState::Failed { exit: ExitStatus::Signal(signal) } => Some(*signal),
             _ => None,
         };
         let (argv, script) = match job.spec.run {
@@ -245,10 +239,7 @@ impl From<local::Job> for Job {
             argv,
             script,
             env_names: job.spec.env.into_keys().collect(),
-            working_dir: job
-                .spec
-                .working_dir
-                .unwrap_or_else(|| local::WORKING_DIR.to_owned()),
+            working_dir: job.spec.working_dir.unwrap_or_else(|| local::WORKING_DIR.to_owned()),
             outputs: job.spec.outputs,
             timeout_s: job.spec.timeout.map(|timeout| timeout.as_secs_f64()),
             priority: job.spec.priority,

@@ -225,9 +225,7 @@ impl From<&Status> for PoolStatus {
 
 fn by_name<K: ToString, V, T>(map: &BTreeMap<K, V>, info: impl Fn(&V) -> T) -> BTreeMap<String, T> {
     let entries = map.iter();
-    entries
-        .map(|(name, value)| (name.to_string(), info(value)))
-        .collect()
+    entries.map(|(name, value)| (name.to_string(), info(value))).collect()
 }
 
 impl From<&Sight> for SightInfo {
@@ -237,10 +235,7 @@ impl From<&Sight> for SightInfo {
             Sight::Blind(reason) => Some(reason.clone()),
             Sight::Unasked => Some("it was not asked yet".to_owned()),
         };
-        Self {
-            seen: reason.is_none(),
-            reason,
-        }
+        Self { seen: reason.is_none(), reason }
     }
 }
 
