@@ -4,34 +4,32 @@
 //! ready worker in the moment it is submitted, without waiting for the pool's loop.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use tokio::sync::{Notify, watch};
 
 use crate::{
-    changes::{Changes, Hint},
+    changes::Hint,
     clock::Clock,
     error::{Error, Result, chain},
     event::{EventLog, What},
-    forge::{Forge, ForgeCapabilities, QueuedJob, Registration, Runner, RunnerSpec, RunnerStatus},
-    guest::Guest,
-    name::{JobId, ReservationId, RunnerId, WorkerName},
+    name::{JobId, WorkerName},
     plan::Subject,
     store::Store,
 };
 
 mod driver;
+mod forge;
 mod job;
 mod rows;
+mod state;
 
 pub use job::{InputFile, Job, JobSpec, JobState, Run, WORKING_DIR};
 use rows::RunnerRow;
+use state::{Live, LocalRunner, State, order};
 
 /// How much a local queue takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,33 +75,6 @@ struct Inner {
     limits: LocalLimits,
     hint: Hint,
     state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Jobs that are not over.
-    jobs: BTreeMap<JobId, Live>,
-    /// Those of them that wait: higher priority first, then in the order of submission.
-    waiting: BTreeSet<(std::cmp::Reverse<i32>, u64, JobId)>,
-    runners: BTreeMap<WorkerName, LocalRunner>,
-}
-
-/// A job that is not over.
-struct Live {
-    job: Job,
-    inputs: Arc<Vec<InputFile>>,
-    /// Tells whoever follows it that there is news.
-    news: watch::Sender<()>,
-}
-
-struct LocalRunner {
-    row: RunnerRow,
-    /// Its guest answers and its driver waits for a job.
-    idle: bool,
-    /// It is being deregistered and takes no job any more.
-    leaving: bool,
-    /// Wakes its driver.
-    wake: Arc<Notify>,
 }
 
 impl LocalQueue {
@@ -326,221 +297,6 @@ impl LocalQueue {
     }
 }
 
-#[async_trait]
-impl Forge for LocalQueue {
-    fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities { changes: true, guest_pulls: false, reserves: true }
-    }
-
-    async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {
-        let registration = Registration { id: runner_id(&spec.name), secret: None };
-        let row = {
-            let mut state = self.0.state();
-            if let Some(runner) = state.runners.get_mut(&spec.name) {
-                if runner.row.job.is_some() {
-                    return Err(Error::busy(format!("runner {}", spec.name)));
-                }
-                runner.row.labels.clone_from(&spec.labels);
-                runner.row.profile = spec.profile.clone();
-                runner.row.clone()
-            } else {
-                RunnerRow {
-                    name: spec.name.clone(),
-                    profile: spec.profile.clone(),
-                    labels: spec.labels.clone(),
-                    job: None,
-                    reserved_for: None,
-                }
-            }
-        };
-        self.0.put_runner(row.clone()).await?;
-        self.0.state().runners.entry(spec.name.clone()).or_insert_with(|| LocalRunner::new(row));
-        self.0.hint.hint();
-        Ok(registration)
-    }
-
-    async fn deregister(&self, id: &RunnerId) -> Result<()> {
-        let name = match self.0.state().runners.values_mut().find(|runner| runner.is(id)) {
-            None => return Ok(()),
-            Some(runner) if runner.row.job.is_some() => {
-                return Err(Error::busy(format!("runner {id}")));
-            }
-            Some(runner) => {
-                runner.leaving = true;
-                runner.row.name.clone()
-            }
-        };
-        self.0.remove_runner(name).await
-    }
-
-    async fn abandon(&self, id: &RunnerId) -> Result<()> {
-        let found = {
-            let mut state = self.0.state();
-            let Some(runner) = state.runners.values_mut().find(|runner| runner.is(id)) else {
-                return Ok(());
-            };
-            runner.leaving = true;
-            let (name, job) = (runner.row.name.clone(), runner.row.job.clone());
-            (name, job.and_then(|job| state.jobs.get(&job)).map(|live| live.job.clone()))
-        };
-        let (name, job) = found;
-        match job {
-            Some(mut job) => {
-                let reason = "its machine died".to_owned();
-                job.state = JobState::Interrupted { reason };
-                self.0.end(job, Some(name), None).await
-            }
-            None => self.0.remove_runner(name).await,
-        }
-    }
-
-    async fn runners(&self) -> Result<Vec<Runner>> {
-        let state = self.0.state();
-        let runner = |runner: &LocalRunner| Runner {
-            id: runner_id(&runner.row.name),
-            name: runner.row.name.clone(),
-            status: match (&runner.row.job, runner.idle) {
-                (Some(job), _) => RunnerStatus::Busy(Some(job.clone())),
-                (None, true) => RunnerStatus::Idle,
-                (None, false) => RunnerStatus::Offline,
-            },
-            reserved_for: runner.row.reserved_for.clone(),
-        };
-        Ok(state.runners.values().map(runner).collect())
-    }
-
-    async fn queued_jobs(&self) -> Result<Vec<QueuedJob>> {
-        let state = self.0.state();
-        Ok(state.waiting.iter().map(|(_, _, id)| state.jobs[id].job.as_queued()).collect())
-    }
-
-    fn changes(&self) -> Changes {
-        self.0.hint.changes()
-    }
-
-    async fn drive(&self, id: &RunnerId, guest: Arc<dyn Guest>) -> Result<()> {
-        driver::drive(&self.0, id, &*guest).await
-    }
-
-    async fn reserve(&self, id: &RunnerId, reservation: &ReservationId) -> Result<()> {
-        let row = {
-            let mut state = self.0.state();
-            let Some(runner) = state.runners.values_mut().find(|runner| runner.is(id)) else {
-                return Err(Error::not_found(format!("runner {id}")));
-            };
-            let marked = runner.row.reserved_for.as_ref();
-            if runner.row.job.is_some() || marked.is_some_and(|held| held != reservation) {
-                return Err(Error::busy(format!("runner {id}")));
-            }
-            runner.row.reserved_for = Some(reservation.clone());
-            let row = runner.row.clone();
-            state.find_job_for(&row.name, &self.0.clock);
-            row
-        };
-        self.0.put_mark(row).await
-    }
-
-    async fn release(&self, id: &RunnerId) -> Result<()> {
-        let row = {
-            let mut state = self.0.state();
-            let Some(runner) = state.runners.values_mut().find(|runner| runner.is(id)) else {
-                return Ok(());
-            };
-            if runner.row.job.is_some() {
-                return Ok(()); // The mark goes with the runner when its job is over.
-            }
-            runner.row.reserved_for = None;
-            let row = runner.row.clone();
-            state.find_job_for(&row.name, &self.0.clock);
-            row
-        };
-        self.0.put_mark(row).await
-    }
-}
-
-impl LocalRunner {
-    fn new(row: RunnerRow) -> Self {
-        Self { row, idle: false, leaving: false, wake: Arc::new(Notify::new()) }
-    }
-
-    fn is(&self, id: &RunnerId) -> bool {
-        self.row.name.as_str() == id.as_str()
-    }
-
-    fn can_take(&self, job: &Job) -> bool {
-        let spec = &job.spec;
-        let offers = |wanted: &crate::Label| {
-            wanted.as_str().eq_ignore_ascii_case(self.row.profile.as_str())
-                || self.row.labels.iter().any(|label| label.matches(wanted))
-        };
-        self.idle
-            && !self.leaving
-            && self.row.job.is_none()
-            && self.row.reserved_for == spec.reserved_for
-            && spec.profile.as_ref().is_none_or(|profile| *profile == self.row.profile)
-            && spec.labels.iter().all(offers)
-    }
-}
-
-impl State {
-    fn add(&mut self, job: Job, inputs: Arc<Vec<InputFile>>) {
-        if job.state == JobState::Queued {
-            self.waiting.insert(order(&job));
-        }
-        self.jobs.insert(job.id.clone(), Live { job, inputs, news: watch::channel(()).0 });
-    }
-
-    /// Gives a waiting job to a ready runner, if there is one for it.
-    fn hand_out(&mut self, id: &JobId, clock: &Clock) {
-        let Some(job) = self.jobs.get(id).map(|live| &live.job) else {
-            return;
-        };
-        let ready = self.runners.values().find(|runner| runner.can_take(job));
-        if let Some(name) = ready.map(|runner| runner.row.name.clone()) {
-            self.assign(id.clone(), &name, clock);
-        }
-    }
-
-    /// Gives the first waiting job that it can take to a runner.
-    fn find_job_for(&mut self, name: &WorkerName, clock: &Clock) {
-        let Some(runner) = self.runners.get(name) else {
-            return;
-        };
-        let takes = |(_, _, id): &&(_, _, JobId)| runner.can_take(&self.jobs[id].job);
-        if let Some((_, _, id)) = self.waiting.iter().find(takes).cloned() {
-            self.assign(id, name, clock);
-        }
-    }
-
-    /// In memory only: the runner's driver, which this wakes, makes it durable before it does anything.
-    fn assign(&mut self, id: JobId, name: &WorkerName, clock: &Clock) {
-        let (Some(live), Some(runner)) = (self.jobs.get_mut(&id), self.runners.get_mut(name))
-        else {
-            return;
-        };
-        self.waiting.remove(&order(&live.job));
-        live.job.state = JobState::Running;
-        live.job.worker = Some(name.clone());
-        live.job.assigned_at = Some(clock.now());
-        runner.row.job = Some(id);
-        runner.wake.notify_one();
-    }
-
-    /// Takes an assignment back that could not be made durable.
-    fn unassign(&mut self, id: &JobId, name: &WorkerName) {
-        if let Some(runner) = self.runners.get_mut(name) {
-            runner.row.job = None;
-            runner.idle = false;
-        }
-        if let Some(live) = self.jobs.get_mut(id) {
-            live.job.state = JobState::Queued;
-            live.job.worker = None;
-            live.job.assigned_at = None;
-            self.waiting.insert(order(&live.job));
-        }
-    }
-}
-
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // No code under this lock leaves the state half-changed when it panics.
@@ -644,14 +400,6 @@ impl Inner {
             })
             .await
     }
-}
-
-fn order(job: &Job) -> (std::cmp::Reverse<i32>, u64, JobId) {
-    (std::cmp::Reverse(job.spec.priority), job.number, job.id.clone())
-}
-
-fn runner_id(name: &WorkerName) -> RunnerId {
-    RunnerId::new(name.as_str()).expect("a worker name is a valid runner id")
 }
 
 fn check_limit(what: &str, needed: u64, available: u64, unit: &str) -> Result<()> {

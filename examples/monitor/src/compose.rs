@@ -1,15 +1,17 @@
 //! Puts the backends together. The only file that names one.
 
-use std::{path::Path, sync::Arc};
-
-use async_trait::async_trait;
-use runner_core::{
-    Error, Hypervisor, ImageBuilder, ImageId, OwnerId, Result,
-    hypervisor::HypervisorCapabilities,
-    image::{BuildLog, Image, Recipe},
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use crate::{config::Config, opening::Opening};
+use backend_qemu::{Accel, ImageConfig, ImageStore, QemuConfig, QemuHypervisor};
+use runner_core::{Hypervisor, ImageBuilder, OwnerId, Result, hypervisor::HypervisorCapabilities};
+
+use crate::{
+    config::{self, Config},
+    opening::Opening,
+};
 
 /// What makes machines and images.
 pub struct Backends {
@@ -22,36 +24,46 @@ pub struct Backends {
 /// The backends that a configuration asks for. What they make is `owner`'s, and kept below `data_dir`.
 ///
 /// # Errors
-/// When a backend cannot even be set up. One that cannot work (yet) is fine: the pool says so.
+/// When the directory of the images cannot be used. A hypervisor that cannot work (yet) is fine: the pool
+/// says so at every look.
 pub async fn backends(
-    _config: &Config,
-    _data_dir: &Path,
-    _owner: &OwnerId,
+    config: &Config,
+    data_dir: &Path,
+    owner: &OwnerId,
 ) -> anyhow::Result<Backends> {
-    let capabilities = HypervisorCapabilities { guest: true, ..HypervisorCapabilities::default() };
-    let hypervisor = Opening::new(capabilities, || async { refuse("open a hypervisor") });
-    Ok(Backends { hypervisor: Arc::new(hypervisor), builder: Arc::new(Absent) })
+    let cache = config.cache_dir.clone();
+    let cache = cache.unwrap_or_else(|| data_dir.join("cache"));
+    let images = ImageStore::open(ImageConfig::new(data_dir.join("images"), cache)).await?;
+    let qemu = qemu(config, data_dir.join("instances"), owner.clone());
+    let open = move || {
+        let qemu = qemu.clone();
+        async move {
+            let hypervisor: Arc<dyn Hypervisor> = Arc::new(QemuHypervisor::open(qemu).await?);
+            Result::Ok(hypervisor)
+        }
+    };
+    Ok(Backends { hypervisor: Arc::new(Opening::new(QEMU, open)), builder: Arc::new(images) })
 }
 
-/// Stands where a builder is missing, and says so to whoever asks.
-struct Absent;
+/// What QEMU can do, known before it is there.
+const QEMU: HypervisorCapabilities = HypervisorCapabilities {
+    changes: true,
+    guest: true,
+    screenshot: true,
+    console: true,
+    adopts: true,
+};
 
-fn refuse<T>(doing: &str) -> Result<T> {
-    let reason = std::io::Error::other("this build has no backend");
-    Err(Error::backend("monitor", doing, reason))
-}
-
-#[async_trait]
-impl ImageBuilder for Absent {
-    async fn build(&self, recipe: &Recipe, _log: BuildLog) -> Result<Image> {
-        refuse(&format!("build the image of {}", recipe.profile))
+fn qemu(config: &Config, root: PathBuf, owner: OwnerId) -> QemuConfig {
+    let mut qemu = QemuConfig::new(root, owner);
+    if let Some(binary) = &config.qemu.binary {
+        qemu.qemu.clone_from(binary);
     }
-
-    async fn delete(&self, id: &ImageId) -> Result<()> {
-        refuse(&format!("delete image {id}"))
-    }
-
-    async fn images(&self) -> Result<Vec<Image>> {
-        refuse("list images")
-    }
+    qemu.accel = match config.qemu.accel {
+        config::Accel::Auto => Accel::Auto,
+        config::Accel::Kvm => Accel::Kvm,
+        config::Accel::Tcg => Accel::Tcg,
+    };
+    qemu.capacity.clone_from(&config.qemu.capacity);
+    qemu
 }

@@ -120,6 +120,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
     let document = service.spec_endpoint();
     Route::new()
         .at("/", get(dashboard::page))
+        .at("/dashboard.js", get(dashboard::script))
         .at("/healthz", get(health::healthz))
         .at("/readyz", get(health::readyz))
         .at(format!("{API}/openapi.json"), document)

@@ -2,10 +2,10 @@
 
 use poem::{Response, handler, http::header};
 
-/// One page, one script and one style sheet in it, and nothing else.
 const PAGE: &str = include_str!("dashboard.html");
+const SCRIPT: &str = include_str!("dashboard.js");
 
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page.
@@ -15,4 +15,10 @@ pub fn page() -> Response {
         .content_type("text/html; charset=utf-8")
         .header(header::CONTENT_SECURITY_POLICY, POLICY)
         .body(PAGE)
+}
+
+/// Its script.
+#[handler]
+pub fn script() -> Response {
+    Response::builder().content_type("text/javascript; charset=utf-8").body(SCRIPT)
 }

@@ -1,0 +1,233 @@
+//! Plans, begins actions and takes in how they ended.
+
+use super::*;
+
+impl Engine {
+    pub(super) fn plan_and_act(&mut self) {
+        let observed = self.observe();
+        let now = self.now();
+        self.say_phases(&observed, now);
+        let plan = plan::plan(&observed, &self.desired, now);
+        self.say_held(&plan.held);
+        for action in plan.actions {
+            let is_drive = matches!(action.step, Step::Attach { .. });
+            if self.actions.contains_key(&action.step.subject())
+                || (!is_drive && self.tasks.len() >= self.pace.max_actions)
+            {
+                continue;
+            }
+            self.begin(action.step, action.why, &observed);
+        }
+        // A driver whose worker is gone has nothing left to wait for.
+        self.drives.abort_matching(|worker| !observed.workers.contains_key(worker));
+        self.held = plan.held;
+        self.wake = self.next_wake(&observed, now);
+        self.publish_status(&observed, now);
+        if self.desired.draining && self.is_empty(&observed) {
+            for drained in self.drained.drain(..) {
+                let _ = drained.send(());
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self, observed: &Observed) -> bool {
+        let seen = observed.hypervisor.blind().is_none()
+            && observed.forges.values().all(|forge| forge.sight.blind().is_none());
+        seen && observed.workers.is_empty() && self.tasks.is_empty() && self.actions.is_empty()
+    }
+
+    /// The end of the next wait that the plan depends on: a backoff, a timeout or a reservation.
+    pub(super) fn next_wake(&self, observed: &Observed, now: Timestamp) -> Option<Timestamp> {
+        let backoffs = self.backoff.values().map(|backoff| backoff.not_before);
+        let reservations = observed.reservations.values().map(|reservation| reservation.until);
+        backoffs.chain(reservations).filter(|at| *at > now).min()
+    }
+
+    pub(super) fn begin(&mut self, step: Step, why: Why, observed: &Observed) {
+        let subject = step.subject();
+        self.say(
+            subject.clone(),
+            What::Decided { action: step.word().to_owned(), why: why.clone() },
+        );
+        let hands = self.hands.clone();
+        let (flight, forge) = match &step {
+            Step::Provision { profile, .. } => (Flight::Making, Some(profile.forge.clone())),
+            Step::Retire { worker, forge, .. } => {
+                if let Some(worker) = observed.workers.get(worker)
+                    && why.is_start_failure(worker)
+                    && let Some(profile) = worker.profile()
+                {
+                    self.back_off(Subject::Profile(profile), why.to_string(), None);
+                }
+                (Flight::Unmaking, forge.clone())
+            }
+            Step::Attach { worker, forge, runner } => {
+                let (worker, forge, runner) = (worker.clone(), forge.clone(), runner.clone());
+                self.drives.spawn(worker.clone(), async move {
+                    hands.drive(&worker, &forge, &runner).await
+                });
+                return;
+            }
+            Step::Release { reservation } => {
+                self.reservations.remove(reservation);
+                (Flight::Touching, None)
+            }
+            Step::Mark { forge, .. } | Step::Unmark { forge, .. } => {
+                (Flight::Touching, Some(forge.clone()))
+            }
+            Step::Build { .. } | Step::DeleteImage { .. } => (Flight::Touching, None),
+        };
+        if let Step::Provision { worker, profile, image } = &step {
+            let record = Record {
+                name: worker.clone(),
+                profile: profile.name.clone(),
+                forge: profile.forge.clone(),
+                image: image.id.clone(),
+                resources: profile.resources.clone(),
+                created_at: self.now(),
+                runner: None,
+            };
+            self.serial = self.serial.max(observed.next_serial).saturating_add(1);
+            let highest = worker.parts().map_or(0, |(_, serial)| serial);
+            self.serial = self.serial.max(highest.saturating_add(1));
+            self.records.insert(worker.clone(), record);
+        }
+        self.actions.insert(subject.clone(), Action { flight, forge, ended: None });
+        let limit = self.limit_of(&step);
+        let mut record = match &step {
+            Step::Provision { worker, .. } => self.records.get(worker).cloned(),
+            _ => None,
+        };
+        let serial = self.serial;
+        self.tasks.spawn(subject, async move {
+            let began = Instant::now();
+            let work = act(&hands, &step, record.as_mut(), serial);
+            let result = within(limit, "finish in time", work).await;
+            Ended { step, record, result, took: began.elapsed() }
+        });
+    }
+
+    pub(super) fn limit_of(&self, step: &Step) -> Duration {
+        match step {
+            Step::Provision { profile, .. } => profile.timeouts.start,
+            Step::Build { .. } => self.pace.build_limit,
+            _ => self.pace.action_limit,
+        }
+    }
+
+    pub(super) fn end_action(&mut self, subject: Subject, ended: Result<Ended, JoinError>) {
+        let Ended { step, record, result, took } = match ended {
+            Ok(ended) => ended,
+            Err(panic) => {
+                let error = chain(&crashed("finish", panic));
+                let retry_at = self.back_off(subject.clone(), error.clone(), None);
+                let action = "act".to_owned();
+                self.say(subject.clone(), What::Failed { action, error, retry_at });
+                self.settle(subject);
+                return;
+            }
+        };
+        let action = step.word().to_owned();
+        if let Some(record) = record {
+            self.records.insert(record.name.clone(), record);
+        }
+        match result {
+            Ok(()) => {
+                self.backoff.remove(&subject);
+                if let Step::Retire { worker, .. } = &step {
+                    self.records.remove(worker);
+                }
+                self.say(subject.clone(), What::Done { action, took });
+            }
+            Err(error) => {
+                let blamed = match &step {
+                    Step::Provision { profile, .. } => Subject::Profile(profile.name.clone()),
+                    _ => subject.clone(),
+                };
+                let retry_at = self.back_off(blamed, chain(&error), Some(error.retry()));
+                let error = chain(&error);
+                self.say(subject.clone(), What::Failed { action, error, retry_at });
+            }
+        }
+        self.settle(subject);
+    }
+
+    /// Marks an action as ended and asks the lists that will show what it did.
+    pub(super) fn settle(&mut self, subject: Subject) {
+        self.tick += 1;
+        let mut forge = None;
+        if let Some(action) = self.actions.get_mut(&subject) {
+            action.ended = Some(self.tick);
+            forge = action.forge.clone();
+        }
+        match subject {
+            Subject::Build(_) | Subject::Image(_) => self.look(Source::Builder),
+            _ => {
+                self.look(Source::Hypervisor);
+                if let Some(forge) = forge {
+                    self.look(Source::Forge(forge));
+                }
+            }
+        }
+    }
+
+    pub(super) fn end_drive(&mut self, worker: WorkerName, ended: Result<Result<()>, JoinError>) {
+        let forge = self.records.get(&worker).map(|record| record.forge.clone());
+        let subject = Subject::Worker(worker);
+        let result = ended.unwrap_or_else(|panic| Err(crashed("attend", panic)));
+        match result {
+            Ok(()) => drop(self.backoff.remove(&subject)),
+            Err(error) => {
+                let retry_at = self.back_off(subject.clone(), chain(&error), Some(error.retry()));
+                let (action, error) = ("attend to".to_owned(), chain(&error));
+                self.say(subject.clone(), What::Failed { action, error, retry_at });
+            }
+        }
+        // What the driver did is not on the lists yet. An action in flight settles by itself.
+        if self.actions.get(&subject).is_none_or(|action| action.ended.is_some()) {
+            let action = Action { flight: Flight::Touching, forge, ended: None };
+            self.actions.insert(subject.clone(), action);
+            self.settle(subject);
+        }
+    }
+
+    /// Lets a subject wait, longer each time. Returns until when.
+    pub(super) fn back_off(
+        &mut self,
+        subject: Subject,
+        error: String,
+        retry: Option<Retry>,
+    ) -> Timestamp {
+        let failures = self.backoff.get(&subject).map_or(0, |backoff| backoff.failures);
+        let doubled = self.pace.retry_first.saturating_mul(1 << failures.min(20));
+        let wait = match retry {
+            Some(Retry::After(wait)) => wait,
+            Some(Retry::Never) => self.pace.retry_most,
+            Some(Retry::Later) | None => doubled.min(self.pace.retry_most),
+        };
+        let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::from_hours(1));
+        let not_before = self.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
+        self.backoff.insert(subject, Backoff { not_before, failures: failures + 1, error });
+        not_before
+    }
+}
+
+/// Carries out one step.
+async fn act(hands: &Hands, step: &Step, record: Option<&mut Record>, serial: u64) -> Result<()> {
+    match step {
+        Step::Provision { profile, image, .. } => {
+            // The engine wrote the record down in memory before this task began.
+            let record = record.expect("a provision step has its record");
+            hands.provision(record, serial, profile, (**image).clone()).await
+        }
+        Step::Retire { worker, forge, order } => hands.retire(worker, forge.as_ref(), order).await,
+        Step::Attach { worker, forge, runner } => hands.drive(worker, forge, runner).await,
+        Step::Mark { forge, runner, reservation, .. } => {
+            hands.mark(forge, runner, reservation).await
+        }
+        Step::Unmark { forge, runner, .. } => hands.unmark(forge, runner).await,
+        Step::Release { reservation } => hands.release(reservation).await,
+        Step::Build { recipe } => hands.build(recipe).await,
+        Step::DeleteImage { image } => hands.delete_image(image).await,
+    }
+}

@@ -1,0 +1,143 @@
+//! Says what changed: events and the published status.
+
+use super::*;
+
+impl Engine {
+    pub(super) fn say_renewed(&self, renewal: &Renewal) {
+        if renewal.count > 0 {
+            self.say(Subject::Store, What::Note { text: renewal.reason.clone() });
+        }
+    }
+
+    /// Writes what is in memory into a store that was begun anew.
+    pub(super) fn write_again(&self) {
+        let (store, serial) = (self.hands.store.clone(), self.serial);
+        let records: Vec<Record> = self.records.values().cloned().collect();
+        let reservations: Vec<Reservation> = self.reservations.values().cloned().collect();
+        let owner = self.hands.owner.clone();
+        tokio::spawn(async move {
+            let write = async {
+                store.owner(owner).await?;
+                for record in records {
+                    store.put_record(record, serial).await?;
+                }
+                for reservation in reservations {
+                    store.put_reservation(reservation).await?;
+                }
+                Ok::<(), Error>(())
+            };
+            if let Err(error) = write.await {
+                let error = chain(&error);
+                tracing::error!(
+                    error,
+                    "The new store could not be filled; the next write retries."
+                );
+            }
+        });
+    }
+
+    pub(super) fn say_phases(&mut self, observed: &Observed, now: Timestamp) {
+        let mut workers = BTreeMap::new();
+        for worker in observed.workers.values() {
+            let phase = worker.phase(&self.timeouts_of(worker), now);
+            let before = self.workers.get(&worker.name);
+            let since = match before {
+                Some((old, since)) if *old == phase => *since,
+                _ => {
+                    let subject = Subject::Worker(worker.name.clone());
+                    self.say(subject, What::Phase { phase: phase.clone() });
+                    now
+                }
+            };
+            let was_online =
+                matches!(before, Some((Phase::Idle | Phase::Reserved | Phase::Busy, _)));
+            if let (Phase::Idle | Phase::Busy, false, Some(profile)) =
+                (&phase, was_online, worker.profile())
+            {
+                // The profile's machines work: try it at full speed again.
+                self.backoff.remove(&Subject::Profile(profile));
+            }
+            workers.insert(worker.name.clone(), (phase, since));
+        }
+        self.workers = workers;
+    }
+
+    pub(super) fn timeouts_of(&self, worker: &Worker) -> crate::profile::Timeouts {
+        let name = worker.profile();
+        let profile =
+            self.desired.profiles.iter().find(|profile| Some(&profile.name) == name.as_ref());
+        profile.map(|profile| profile.timeouts).unwrap_or_default()
+    }
+
+    /// Says what is held anew, by kind: numbers that change in it are not news.
+    pub(super) fn say_held(&self, held: &[Held]) {
+        let same = |a: &Held, b: &Held| {
+            a.subject == b.subject && discriminant(&a.why_not) == discriminant(&b.why_not)
+        };
+        for new in held.iter().filter(|new| !self.held.iter().any(|old| same(old, new))) {
+            self.say(new.subject.clone(), What::Held(new.why_not.clone()));
+        }
+        for old in self.held.iter().filter(|old| !held.iter().any(|new| new.subject == old.subject))
+        {
+            self.say(old.subject.clone(), What::Freed);
+        }
+    }
+
+    pub(super) fn publish_status(&self, observed: &Observed, now: Timestamp) {
+        let (demand, _) = plan::demand(observed, &self.desired);
+        let mut profiles: BTreeMap<ProfileName, ProfileStatus> = BTreeMap::new();
+        for profile in &self.desired.profiles {
+            let status = ProfileStatus {
+                min_idle: profile.min_idle,
+                max: profile.max,
+                queued: demand.get(&profile.name).map_or(0, Vec::len) as u32,
+                offered: true,
+                ..ProfileStatus::default()
+            };
+            profiles.insert(profile.name.clone(), status);
+        }
+        let mut used = Resources::default();
+        let mut workers = Vec::with_capacity(observed.workers.len());
+        for worker in observed.workers.values() {
+            if let Some(resources) = worker.holds() {
+                used.add(resources);
+            }
+            let (phase, since) = self.workers[&worker.name].clone();
+            if let Some(profile) = worker.profile() {
+                profiles.entry(profile).or_default().count(&phase);
+            }
+            let recorded = worker.record.as_ref().map(|record| record.image.clone());
+            workers.push(WorkerStatus {
+                name: worker.name.clone(),
+                profile: worker.profile(),
+                forge: worker.forge().cloned(),
+                runner: worker.runner_id(),
+                image: recorded.or_else(|| Some(worker.instance.seen()?.image.clone())),
+                phase,
+                since,
+                created_at: worker.created_at(),
+                job: worker.job().cloned(),
+                reservation: worker.reservation.clone(),
+                instance: worker.instance.seen().cloned(),
+            });
+        }
+        let forges = observed.forges.iter();
+        self.publish.send_replace(Arc::new(Status {
+            at: Some(now),
+            profiles,
+            workers,
+            forges: forges.clone().map(|(name, view)| (name.clone(), view.sight.clone())).collect(),
+            hypervisor: observed.hypervisor.clone(),
+            builder: observed.builder.clone(),
+            capacity: observed.capacity.clone(),
+            used,
+            queued: forges.map(|(name, view)| (name.clone(), view.queued.clone())).collect(),
+            images: observed.images.clone(),
+            reservations: self.reservations.values().cloned().collect(),
+            held: self.held.clone(),
+            backoff: self.backoff.iter().map(|(s, b)| (s.clone(), b.clone())).collect(),
+            draining: self.desired.draining,
+            in_flight: self.tasks.len() as u32,
+        }));
+    }
+}

@@ -1,0 +1,313 @@
+//! What is over is retired, what is unattended attended, what is missing built.
+
+use super::*;
+
+/// The workers of one profile, sorted by phase.
+#[derive(Default)]
+pub(super) struct Tally<'a> {
+    pub(super) starting: u32,
+    /// Idle and unreserved, oldest first.
+    pub(super) idle: Vec<&'a Worker>,
+    /// Reserved, busy or unseen.
+    pub(super) taken: u32,
+}
+
+impl Tally<'_> {
+    pub(super) fn free(&self) -> u32 {
+        self.starting + self.idle.len() as u32
+    }
+
+    pub(super) fn alive(&self) -> u32 {
+        self.free() + self.taken
+    }
+}
+
+pub(super) struct Planner<'a> {
+    pub(super) observed: &'a Observed,
+    pub(super) desired: &'a Desired,
+    pub(super) now: Timestamp,
+    pub(super) plan: Plan,
+    pub(super) phases: BTreeMap<&'a WorkerName, Phase>,
+    pub(super) tallies: BTreeMap<ProfileName, Tally<'a>>,
+    pub(super) demand: BTreeMap<ProfileName, Vec<&'a QueuedJob>>,
+    /// What is in use, ends included: what is being destroyed still holds its room.
+    pub(super) used: Resources,
+    /// What will be free when everything that is ending has ended.
+    pub(super) ending: Resources,
+    /// What waiting jobs need and do not have: workers that nobody waits for must not take it.
+    pub(super) set_aside: Resources,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(observed: &'a Observed, desired: &'a Desired, now: Timestamp) -> Self {
+        let timeouts: BTreeMap<&ProfileName, Timeouts> =
+            desired.profiles.iter().map(|profile| (&profile.name, profile.timeouts)).collect();
+        let (demand, unserved) = demand(observed, desired);
+        let mut planner = Self {
+            observed,
+            desired,
+            now,
+            plan: Plan::default(),
+            phases: BTreeMap::new(),
+            tallies: BTreeMap::new(),
+            demand,
+            used: Resources::default(),
+            ending: Resources::default(),
+            set_aside: Resources::default(),
+        };
+        for job in unserved {
+            let why_not = WhyNot::NoProfileServes { labels: job.labels.clone() };
+            planner.hold(Subject::Job(job.id.clone()), why_not);
+        }
+        for worker in observed.workers.values() {
+            let profile = worker.profile();
+            let timeouts = profile.as_ref().and_then(|p| timeouts.get(p)).copied();
+            let phase = worker.phase(&timeouts.unwrap_or_default(), now);
+            if let Some(resources) = worker.holds() {
+                planner.used.add(resources);
+                if matches!(phase, Phase::Over(_)) {
+                    planner.ending.add(resources);
+                }
+            }
+            if let Some(profile) = profile {
+                let tally = planner.tallies.entry(profile).or_default();
+                match phase {
+                    Phase::Starting => tally.starting += 1,
+                    Phase::Idle => tally.idle.push(worker),
+                    Phase::Reserved | Phase::Busy | Phase::Unseen => tally.taken += 1,
+                    Phase::Over(_) => (),
+                }
+            }
+            planner.phases.insert(&worker.name, phase);
+        }
+        for tally in planner.tallies.values_mut() {
+            tally.idle.sort_by_key(|worker| (worker.created_at(), worker.name.clone()));
+        }
+        planner
+    }
+
+    pub(super) fn act(&mut self, step: Step, why: Why) {
+        self.plan.actions.push(Action { step, why });
+    }
+
+    pub(super) fn hold(&mut self, subject: Subject, why_not: WhyNot) {
+        self.plan.held.push(Held { subject, why_not });
+    }
+
+    /// Whether `subject` failed lately; says so if it did.
+    pub(super) fn is_backing_off(&mut self, subject: &Subject) -> bool {
+        let Some(backoff) = self.observed.backoff.get(subject) else {
+            return false;
+        };
+        if backoff.not_before <= self.now {
+            return false;
+        }
+        let why_not =
+            WhyNot::BackingOff { until: backoff.not_before, error: backoff.error.clone() };
+        self.hold(subject.clone(), why_not);
+        true
+    }
+
+    pub(super) fn retire_the_over(&mut self) {
+        let observed = self.observed;
+        for worker in observed.workers.values().filter(|worker| worker.in_flight.is_none()) {
+            let why = match &self.phases[&worker.name] {
+                // Its driver asks for the machine by name, and ends the job when it is really gone.
+                Phase::Over(Ending::Vanished) if self.is_lost(worker) => continue,
+                Phase::Over(ending) => Why::Over(ending.clone()),
+                Phase::Unseen if self.is_overdue_orphan(worker) => Why::SilentOrphan,
+                Phase::Unseen => {
+                    self.hold_unseen(worker);
+                    continue;
+                }
+                Phase::Starting | Phase::Idle | Phase::Reserved | Phase::Busy => continue,
+            };
+            self.retire(worker, why);
+        }
+    }
+
+    /// Whether a pushed job runs on a machine that the list lacks.
+    pub(super) fn is_lost(&self, worker: &Worker) -> bool {
+        let forge = worker.forge().and_then(|name| self.observed.forges.get(name));
+        let drives = forge.is_some_and(|forge| forge.drives);
+        drives && worker.instance.is_absent() && worker.job().is_some()
+    }
+
+    /// A machine without record whose guest has said nothing for very long, while all lists were whole.
+    pub(super) fn is_overdue_orphan(&self, worker: &Worker) -> bool {
+        let is_orphan = worker.record.is_none() && worker.runner.is_absent();
+        let created_at = worker.created_at().filter(|_| is_orphan);
+        created_at.is_some_and(|at| is_past(at, self.desired.orphan_limit, self.now))
+    }
+
+    pub(super) fn hold_unseen(&mut self, worker: &Worker) {
+        let forge = worker.forge().and_then(|name| self.observed.forges.get(name));
+        let reason = match (self.observed.hypervisor.blind(), forge.and_then(|f| f.sight.blind())) {
+            (Some(reason), _) => format!("the hypervisor cannot be seen: {reason}"),
+            (None, Some(reason)) => format!("its forge cannot be seen: {reason}"),
+            (None, None) if worker.record.is_none() => {
+                "no record explains it and its guest does not say whether it works".to_owned()
+            }
+            (None, None) => return,
+        };
+        self.hold(Subject::Worker(worker.name.clone()), WhyNot::Unseen { reason });
+    }
+
+    pub(super) fn retire(&mut self, worker: &Worker, why: Why) {
+        if self.is_backing_off(&Subject::Worker(worker.name.clone())) {
+            return;
+        }
+        let dead = matches!(&why, Why::Over(ending) if ending.machine_is_dead());
+        let mut order = Vec::new();
+        if dead {
+            order.push(Unmake::Destroy);
+            order.extend(worker.runner_id().map(Unmake::Abandon));
+        } else {
+            order.extend(worker.runner_id().map(Unmake::Deregister));
+            order.push(Unmake::Destroy);
+        }
+        if worker.record.is_some() {
+            order.push(Unmake::Forget);
+        }
+        let forge = worker.forge().cloned();
+        self.act(Step::Retire { worker: worker.name.clone(), forge, order }, why);
+    }
+
+    /// Sees that every runner of a driven forge has its driver, and every mark is as it should be.
+    pub(super) fn attend(&mut self) {
+        for worker in self.observed.workers.values().filter(|worker| worker.in_flight.is_none()) {
+            let (Some(runner), Some(forge_name)) = (worker.runner.seen(), worker.forge()) else {
+                continue;
+            };
+            let Some(forge) = self.observed.forges.get(forge_name) else {
+                continue;
+            };
+            let phase = &self.phases[&worker.name];
+            let alive = worker.instance.seen().is_some() && !matches!(phase, Phase::Over(_));
+            if !(alive || self.is_lost(worker)) || worker.record.is_none() {
+                continue;
+            }
+            let subject = Subject::Worker(worker.name.clone());
+            let (worker_name, forge_name) = (worker.name.clone(), forge_name.clone());
+            let runner_id = runner.id.clone();
+            if forge.drives && !worker.driven {
+                if !self.is_backing_off(&subject) {
+                    let step =
+                        Step::Attach { worker: worker_name, forge: forge_name, runner: runner_id };
+                    self.act(step, Why::Unattended);
+                }
+                continue;
+            }
+            if !forge.reserves || runner.reserved_for == worker.reservation {
+                continue;
+            }
+            let may_mark = *phase == Phase::Reserved && runner.reserved_for.is_none();
+            match &worker.reservation {
+                Some(reservation) if may_mark => {
+                    if !self.is_backing_off(&subject) {
+                        let step = Step::Mark {
+                            worker: worker_name,
+                            forge: forge_name,
+                            runner: runner_id,
+                            reservation: reservation.clone(),
+                        };
+                        self.act(step, Why::Promised);
+                    }
+                }
+                None if *phase == Phase::Idle => {
+                    if !self.is_backing_off(&subject) {
+                        let step = Step::Unmark {
+                            worker: worker_name,
+                            forge: forge_name,
+                            runner: runner_id,
+                        };
+                        self.act(step, Why::NotPromised);
+                    }
+                }
+                _ => (),
+            }
+        }
+    }
+
+    pub(super) fn keep_reservations(&mut self) {
+        let observed = self.observed;
+        for reservation in observed.reservations.values() {
+            let subject = Subject::Reservation(reservation.id.clone());
+            if observed.in_flight.contains(&subject) {
+                continue;
+            }
+            let lives = |name: &WorkerName| match self.phases.get(name) {
+                None | Some(Phase::Over(_)) => false,
+                Some(_) => true,
+            };
+            let why = if !reservation.workers.iter().any(lives) {
+                Why::Spent
+            } else if reservation.until <= self.now {
+                Why::Expired
+            } else {
+                continue;
+            };
+            if !self.is_backing_off(&subject) {
+                self.act(Step::Release { reservation: reservation.id.clone() }, why);
+            }
+        }
+    }
+
+    pub(super) fn keep_images(&mut self) {
+        if let Some(reason) = self.observed.builder.blind() {
+            let reason = reason.to_owned();
+            self.hold(Subject::Builder, WhyNot::Unseen { reason });
+            return;
+        }
+        let (observed, desired) = (self.observed, self.desired);
+        for profile in desired.profiles.iter().filter(|_| !desired.draining) {
+            let subject = Subject::Build(profile.name.clone());
+            let why = match self.image_of(profile) {
+                None => Why::NoImage,
+                Some(image) => match profile.image_max_age {
+                    Some(limit) if is_past(image.built_at, limit, self.now) => {
+                        Why::ImageTooOld(limit)
+                    }
+                    _ => continue,
+                },
+            };
+            if !observed.in_flight.contains(&subject) && !self.is_backing_off(&subject) {
+                self.act(Step::Build { recipe: profile.recipe.clone() }, why);
+            }
+        }
+        self.delete_images();
+    }
+
+    /// Deletes what no profile would boot and no worker has booted.
+    pub(super) fn delete_images(&mut self) {
+        // A worker may boot an image that only a list we cannot see would show.
+        if self.observed.hypervisor.blind().is_some() {
+            return;
+        }
+        let (observed, desired) = (self.observed, self.desired);
+        let mut kept: BTreeSet<&ImageId> =
+            desired.profiles.iter().filter_map(|p| self.image_of(p)).map(|i| &i.id).collect();
+        for worker in observed.workers.values() {
+            kept.extend(worker.record.as_ref().map(|record| &record.image));
+            kept.extend(worker.instance.seen().map(|instance| &instance.image));
+        }
+        for image in observed.images.iter().filter(|image| !kept.contains(&image.id)) {
+            let subject = Subject::Image(image.id.clone());
+            let profile = desired.profiles.iter().find(|p| p.name == image.recipe.profile);
+            let why = match profile {
+                None => Why::ImageOfNoProfile,
+                Some(profile) if self.image_of(profile).is_some() => Why::Superseded,
+                Some(_) => continue,
+            };
+            if !observed.in_flight.contains(&subject) && !self.is_backing_off(&subject) {
+                self.act(Step::DeleteImage { image: image.id.clone() }, why);
+            }
+        }
+    }
+
+    /// The newest image of the profile's recipe.
+    pub(super) fn image_of(&self, profile: &Profile) -> Option<&'a Image> {
+        let images = self.observed.images.iter().filter(|image| image.recipe == profile.recipe);
+        images.max_by_key(|image| (image.built_at, image.id.clone()))
+    }
+}
