@@ -17,7 +17,7 @@ use runner_core::{Result, hypervisor::Console};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use tokio::time::sleep;
 
-use crate::{argv::file, directory::InstanceDir, error};
+use crate::{argv::file, error, instance_dir::InstanceDir};
 
 /// How much of the past is kept, at least.
 pub(crate) const KEEP: u64 = 1024 * 1024;
@@ -113,7 +113,7 @@ mod tests {
     use std::io::Write;
 
     use futures::TryStreamExt;
-    use runner_core::{ImageId, OwnerId, ProfileName, Resources, WorkerName};
+    use runner_core::OwnerId;
 
     use super::*;
     use crate::directory::{Mark, Root};
@@ -121,16 +121,8 @@ mod tests {
     #[tokio::test]
     async fn a_flood_keeps_its_end_and_little_space() {
         let directory = tempfile::tempdir().unwrap();
-        let owner = OwnerId::new("us").unwrap();
-        let root = Root::open(directory.path(), &owner).unwrap();
-        let mark = Mark {
-            owner,
-            name: WorkerName::new("linux-1").unwrap(),
-            profile: ProfileName::new("linux").unwrap(),
-            image: ImageId::new("linux.1").unwrap(),
-            resources: Resources::default(),
-            created_at: jiff::Timestamp::UNIX_EPOCH,
-        };
+        let root = Root::open(directory.path(), &OwnerId::new("us").unwrap()).unwrap();
+        let mark = Mark::example("linux-1");
         let (instance, lock) = root.make(&mark).unwrap();
         let path = instance.join(file::CONSOLE);
         let mut console = OpenOptions::new().create(true).append(true).open(&path).unwrap();

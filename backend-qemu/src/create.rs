@@ -10,8 +10,9 @@ use runner_core::{
 
 use crate::{
     argv::{Extras, file},
-    directory::InstanceDir,
-    error, overlay, seed,
+    error,
+    instance_dir::InstanceDir,
+    overlay, seed,
 };
 
 /// Refuses a specification that cannot work, whatever the host has.

@@ -15,9 +15,8 @@
 //! ```
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -29,22 +28,15 @@ use runner_core::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
-use crate::{error, lock, process};
+use crate::{
+    error::{self, is_missing},
+    instance_dir::{InstanceDir, LOCK, make_private, write_private},
+    lock,
+};
 
 const MARK: &str = "instance.json";
-const EXIT: &str = "exit.json";
-const LOCK: &str = "lock";
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
-
-/// The socket of the machine protocol.
-pub(crate) const QMP: &str = "qmp";
-/// The socket of the guest's agent.
-pub(crate) const AGENT: &str = "agent";
-/// QEMU's standard output and error.
-pub(crate) const STDERR: &str = "stderr";
-/// What QEMU was told, an argument a line, for whoever wants to know.
-pub(crate) const ARGV: &str = "argv";
 
 /// What says that a directory is ours, and what instance it is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,12 +55,6 @@ pub(crate) struct Root {
     instances: PathBuf,
     owner: OwnerId,
     _lock: File,
-}
-
-/// The directory of one instance.
-#[derive(Debug, Clone)]
-pub(crate) struct InstanceDir {
-    path: PathBuf,
 }
 
 /// An instance on disk.
@@ -148,12 +134,12 @@ impl Root {
                 _ => fail(error),
             }
         })?;
-        Ok((InstanceDir { path }, lock))
+        Ok((InstanceDir::at(path), lock))
     }
 
     /// The instance of this name, if it is ours.
     pub(crate) fn find(&self, name: &WorkerName) -> Result<Option<Found>> {
-        let directory = InstanceDir { path: self.instances.join(name.as_str()) };
+        let directory = InstanceDir::at(self.instances.join(name.as_str()));
         let mark = match fs::read(directory.join(MARK)) {
             Ok(mark) => mark,
             Err(error) if is_missing(&error) => return Ok(None),
@@ -207,7 +193,7 @@ impl Root {
     pub(crate) fn remove(&self, found: &Found) -> Result<()> {
         let name = &found.mark.name;
         let remove = || {
-            for entry in fs::read_dir(&found.directory.path)? {
+            for entry in fs::read_dir(found.directory.path())? {
                 let entry = entry?;
                 if entry.file_name() == MARK || entry.file_name() == LOCK {
                     continue;
@@ -219,73 +205,13 @@ impl Root {
             }
             let gone = format!("{GONE}{name}.{:08x}", rand::random::<u32>());
             let gone = self.instances.join(gone);
-            fs::rename(&found.directory.path, &gone)?;
+            fs::rename(found.directory.path(), &gone)?;
             fs::remove_dir_all(&gone)
         };
         match remove() {
             Err(error) if !is_missing(&error) => Err(error::io(format!("remove {name}"), error)),
             _ => Ok(()),
         }
-    }
-}
-
-impl InstanceDir {
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn join(&self, file: &str) -> PathBuf {
-        self.path.join(file)
-    }
-
-    /// Whether QEMU lives, or is about to.
-    pub(crate) fn is_alive(&self) -> io::Result<bool> {
-        match lock::is_held(&self.join(LOCK)) {
-            // Someone removed the lock. Whoever runs there is alive still.
-            Err(error) if is_missing(&error) => Ok(process::find(self)?.is_some()),
-            result => result,
-        }
-    }
-
-    /// Which directory it is, whatever its path.
-    pub(crate) fn identity(&self) -> io::Result<(u64, u64)> {
-        let metadata = fs::metadata(&self.path)?;
-        Ok((metadata.dev(), metadata.ino()))
-    }
-
-    pub(crate) fn exit(&self) -> io::Result<Option<ExitReason>> {
-        match fs::read(self.join(EXIT)) {
-            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Remembers why it stopped. The first reason is the true one; the others follow from it.
-    pub(crate) fn set_exit(&self, reason: &ExitReason) -> io::Result<()> {
-        match self.exit()? {
-            Some(_) => Ok(()),
-            None => write_private(&self.join(EXIT), &serde_json::to_vec(reason)?),
-        }
-    }
-
-    /// Makes a file that only we may read. Replaces one that is there, whole.
-    pub(crate) fn write(&self, file: &str, content: &[u8]) -> io::Result<()> {
-        write_private(&self.join(file), content)
-    }
-
-    /// The end of a file, as text; nothing if it cannot be read.
-    pub(crate) fn tail(&self, file: &str, max_bytes: u64) -> String {
-        let read = || {
-            let mut file = File::open(self.join(file))?;
-            let size = file.metadata()?.len();
-            file.seek(SeekFrom::Start(size.saturating_sub(max_bytes)))?;
-            let mut tail = Vec::new();
-            file.take(max_bytes).read_to_end(&mut tail)?;
-            Ok::<_, io::Error>(tail)
-        };
-        let tail = read().unwrap_or_default();
-        String::from_utf8_lossy(&tail).trim_matches(['\0', '\n', ' ']).to_owned()
     }
 }
 
@@ -306,6 +232,19 @@ impl Found {
 }
 
 impl Mark {
+    /// For tests of what lies in a directory.
+    #[cfg(test)]
+    pub(crate) fn example(name: &str) -> Self {
+        Self {
+            owner: OwnerId::new("us").unwrap(),
+            name: WorkerName::new(name).unwrap(),
+            profile: ProfileName::new("linux").unwrap(),
+            image: ImageId::new("linux.1").unwrap(),
+            resources: Resources::default(),
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
     pub(crate) fn instance(&self, state: InstanceState) -> Instance {
         Instance {
             name: self.name.clone(),
@@ -318,37 +257,11 @@ impl Mark {
     }
 }
 
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-fn make_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".part");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(content)?;
-    fs::rename(&draft, path)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::MetadataExt;
 
-    fn mark(name: &str) -> Mark {
-        Mark {
-            owner: OwnerId::new("us").unwrap(),
-            name: WorkerName::new(name).unwrap(),
-            profile: ProfileName::new("linux").unwrap(),
-            image: ImageId::new("linux.1").unwrap(),
-            resources: Resources::default(),
-            created_at: Timestamp::UNIX_EPOCH,
-        }
-    }
+    use super::*;
 
     fn open(path: &Path) -> Root {
         Root::open(path, &OwnerId::new("us").unwrap()).unwrap()
@@ -379,18 +292,18 @@ mod tests {
         for name in foreign {
             fs::create_dir(instances.join(name)).unwrap();
         }
-        let mut other = mark("linux-2");
+        let mut other = Mark::example("linux-2");
         other.owner = OwnerId::new("them").unwrap();
         fs::write(instances.join("linux-2").join(MARK), serde_json::to_vec(&other).unwrap())
             .unwrap();
         fs::write(instances.join("linux-3").join(MARK), "{ not json").unwrap();
-        let copied = serde_json::to_vec(&mark("linux-9")).unwrap();
+        let copied = serde_json::to_vec(&Mark::example("linux-9")).unwrap();
         fs::write(instances.join("linux-4").join(MARK), copied).unwrap();
         fs::write(instances.join("linux-5"), "a file").unwrap();
         assert!(root.list().unwrap().is_empty());
         root.sweep().unwrap();
         assert_eq!(fs::read_dir(&instances).unwrap().count(), 6);
-        assert!(root.make(&mark("linux-1")).unwrap_err().is_busy());
+        assert!(root.make(&Mark::example("linux-1")).unwrap_err().is_busy());
         assert_eq!(fs::read_dir(&instances).unwrap().count(), 6);
     }
 
@@ -411,7 +324,7 @@ mod tests {
     fn an_instance_lives_as_long_as_its_lock() {
         let directory = tempfile::tempdir().unwrap();
         let root = open(directory.path());
-        let (made, lock) = root.make(&mark("linux-1")).unwrap();
+        let (made, lock) = root.make(&Mark::example("linux-1")).unwrap();
         assert_eq!(fs::metadata(made.path()).unwrap().mode() & 0o777, 0o700);
         let state = |root: &Root| root.list().unwrap()[0].instance().unwrap().state;
         assert_eq!(state(&root), InstanceState::Running);
@@ -420,7 +333,7 @@ mod tests {
         made.set_exit(&ExitReason::GuestPanic).unwrap();
         made.set_exit(&ExitReason::GuestReset).unwrap();
         assert_eq!(state(&root), InstanceState::Stopped(ExitReason::GuestPanic));
-        let found = root.find(&mark("linux-1").name).unwrap().unwrap();
+        let found = root.find(&Mark::example("linux-1").name).unwrap().unwrap();
         root.remove(&found).unwrap();
         root.remove(&found).unwrap();
         assert!(root.list().unwrap().is_empty());

@@ -22,9 +22,11 @@ use crate::{
     argv,
     config::QemuConfig,
     console, create,
-    directory::{Found, InstanceDir, Mark, Root, STDERR},
+    directory::{Found, Mark, Root},
     error::{self, backend, blocking},
-    host, process,
+    host,
+    instance_dir::{InstanceDir, STDERR},
+    process,
     watch::{COMPLAINTS, Running},
 };
 

@@ -1,10 +1,10 @@
 //! Runs instances as plain QEMU processes, one each, that outlive whoever started them, and builds the images
 //! they boot.
 //!
-//! Read instances in this order: [`config`] says what can be chosen; `directory.rs` how an instance lies on
-//! disk, and how its lock tells whether it lives; `argv.rs` what QEMU is told; [`seed`] how a guest is told its
-//! user data; `create.rs` and `process.rs` how it starts and ends; `watch.rs` what is noticed in between;
-//! [`hypervisor`] ties it together.
+//! Read instances in this order: [`config`] says what can be chosen; `directory.rs` and `instance_dir.rs` how
+//! an instance lies on disk, and how its lock tells whether it lives; [`argv`] what QEMU is told, and [`seed`]
+//! what the guest is; `create.rs` and `process.rs` how it starts and ends; `watch.rs` what is noticed in
+//! between; `agent.rs` and `conversation.rs` how its guest is spoken to; [`hypervisor`] ties it together.
 //!
 //! Then images: [`images`] is where they lie and how a half-made one stays hidden; `disk.rs` and `micro.rs`
 //! are the two kinds of recipe.
@@ -18,6 +18,7 @@ mod agent;
 pub mod argv;
 pub mod config;
 mod console;
+mod conversation;
 mod create;
 mod directory;
 mod disk;
@@ -25,6 +26,7 @@ mod error;
 mod host;
 pub mod hypervisor;
 pub mod images;
+mod instance_dir;
 mod lines;
 mod lock;
 mod micro;

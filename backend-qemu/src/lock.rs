@@ -19,6 +19,13 @@ pub(crate) fn hold(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Makes the lock at `path` and holds it as soon as nobody else does. Blocks.
+pub(crate) fn wait(path: &Path) -> io::Result<File> {
+    let file = open(OpenOptions::new().create(true), path)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
 /// Whether someone holds the lock at `path`.
 ///
 /// # Errors

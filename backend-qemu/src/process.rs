@@ -23,8 +23,8 @@ use tokio::{
 
 use crate::{
     argv::{fd, file},
-    directory::{AGENT, ARGV, InstanceDir, QMP, STDERR},
     error,
+    instance_dir::{AGENT, ARGV, InstanceDir, QMP, STDERR},
     qmp::Qmp,
     socket,
 };

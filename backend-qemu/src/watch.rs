@@ -16,7 +16,7 @@ use crate::{
     agent::QemuAgent,
     argv::file,
     console,
-    directory::{InstanceDir, QMP, STDERR},
+    instance_dir::{InstanceDir, QMP, STDERR},
     qmp::{self, Connection, Event, Qmp},
     socket,
 };

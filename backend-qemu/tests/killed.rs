@@ -64,7 +64,10 @@ async fn a_maker_that_is_killed_hides_nothing() {
         if all.iter().any(|instance| instance.state == InstanceState::Running) {
             running += 1;
             assert_eq!(processes_in(&instances), 1);
-            fixture.ready(1).await;
+            // A boot takes long, and one is like the other.
+            if running == 1 {
+                fixture.ready(1).await;
+            }
         }
         fixture.hypervisor().destroy(&name(1)).await.unwrap();
         assert_eq!(fs::read_dir(&instances).unwrap().count(), 0);

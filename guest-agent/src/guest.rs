@@ -51,7 +51,11 @@ impl<T: Transport> AgentGuest<T> {
 impl<T: Transport> Guest for AgentGuest<T> {
     async fn ready(&self) -> Result<()> {
         let doing = || format!("wait for {}", self.instance);
-        self.agent.ready().await.map_err(|error| error::call(&self.instance, doing(), error))
+        let ready = async {
+            self.agent.ready().await?;
+            self.prepare().await
+        };
+        ready.await.map_err(|error| error::call(&self.instance, doing(), error))
     }
 
     async fn spawn(&self, id: &ProcessId, command: &Command) -> Result<()> {

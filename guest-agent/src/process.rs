@@ -10,7 +10,7 @@
 //! Making the directory is what starts a process once: `mkdir` succeeds for one caller only. Everything is
 //! found again by name, so nothing depends on the caller's life, nor on the agent's.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use runner_core::{
     Error, ProcessId, Result,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 const START: &str = include_str!("scripts/start.sh");
-const LEAD: &str = include_str!("scripts/lead.sh");
+const PREPARE: &str = include_str!("scripts/prepare.sh");
 const KILL: &str = include_str!("scripts/kill.sh");
 const RUNNING: &str = include_str!("scripts/running.sh");
 
@@ -47,11 +47,11 @@ impl<T: Transport> AgentGuest<T> {
         let doing = || format!("start process {id} in {}", self.instance);
         let fail = |error| error::call(&self.instance, doing(), error);
 
-        let agent_environment = self.environment.get_or_try_init(|| agent_environment(&self.agent));
-        let environment = environment::merged(agent_environment.await.map_err(fail)?, command);
+        let environment = self.agent_environment().await.map_err(fail)?;
+        let environment = environment::merged(environment, command);
         let output = if command.merge_stderr { "merge" } else { "split" };
         let directory = command.working_dir.as_deref().unwrap_or("/");
-        let mut arguments = vec![LEAD, &self.state, id.as_str(), output, directory];
+        let mut arguments = vec![&*self.state, id.as_str(), output, directory];
         arguments.extend(command.argv.iter().map(String::as_str));
 
         let pid = self.agent.launch(START, &arguments, &environment).await.map_err(fail)?;
@@ -81,6 +81,29 @@ impl<T: Transport> AgentGuest<T> {
                 None => {}
             }
         }
+    }
+
+    /// Does what the first start would have to do, so that no job waits for it.
+    ///
+    /// # Errors
+    /// `Gone` only: what else fails here is told by a start.
+    pub(crate) async fn prepare(&self) -> Result<(), CallError> {
+        if self.environment.initialized() {
+            return Ok(());
+        }
+        let prepared = async {
+            self.agent.script(PREPARE, &[&self.state], &[]).await?;
+            self.agent_environment().await
+        };
+        match prepared.await {
+            Err(CallError::Gone) => Err(CallError::Gone),
+            _ => Ok(()),
+        }
+    }
+
+    async fn agent_environment(&self) -> Result<&BTreeMap<String, String>, CallError> {
+        let read = || agent_environment(&self.agent);
+        self.environment.get_or_try_init(read).await
     }
 
     pub(crate) async fn signal(&self, id: &ProcessId, signal: Signal) -> Result<()> {
@@ -159,7 +182,7 @@ impl<T: Transport> AgentGuest<T> {
 /// What the agent itself was started with, which is what its commands inherit.
 async fn agent_environment<T: Transport>(
     agent: &Agent<T>,
-) -> Result<std::collections::BTreeMap<String, String>, CallError> {
+) -> Result<BTreeMap<String, String>, CallError> {
     let read = async {
         let mut file = OpenFile::open(agent, "/proc/self/environ").await?;
         file.read_all(0, MAX_ENVIRONMENT).await

@@ -1,7 +1,7 @@
 //! The directory of images: what begins, commits, lists, deletes and sweeps.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -15,6 +15,7 @@ use runner_core::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{BACKEND, disk_failed};
+use crate::{error::is_missing, lock};
 
 const BUILDING: &str = ".building-";
 const DELETING: &str = ".deleting-";
@@ -44,9 +45,7 @@ impl Directory {
         let path = self.root.join(format!("{BUILDING}{id}"));
         let failed = |error| disk_failed(&path, 0, format!("make {}", path.display()), error);
         DirBuilder::new().mode(0o755).create(&path).map_err(failed)?;
-        let lock = open_lock(&path.join(BUILD_LOCK)).map_err(failed)?;
-        // Nobody else has seen the file yet: the directory's lock is ours.
-        lock.try_lock().map_err(|error| failed(error.into()))?;
+        let lock = lock::hold(&path.join(BUILD_LOCK)).map_err(failed)?;
         Ok(Building { directory: self.clone(), id, path, lock, committed: false })
     }
 
@@ -108,7 +107,7 @@ impl Directory {
         let failed = |error| Error::backend(BACKEND, format!("read {}", path.display()), error);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         let image: Image = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
@@ -164,8 +163,7 @@ impl Directory {
     /// Excludes every other process from turning one kind of directory into another. Held for moments.
     fn lock(&self) -> Result<File> {
         let path = self.root.join(ROOT_LOCK);
-        open_lock(&path)
-            .and_then(|file| file.lock().map(|()| file))
+        lock::wait(&path)
             .map_err(|error| disk_failed(&path, 0, format!("lock {}", path.display()), error))
     }
 
@@ -283,15 +281,10 @@ pub(super) fn make(path: &Path) -> Result<PathBuf> {
 /// that begins has its lock already.
 fn is_dead(path: &Path) -> Result<bool> {
     let failed = |error| Error::backend(BACKEND, format!("look at {}", path.display()), error);
-    let file = match File::open(path.join(BUILD_LOCK)) {
-        Ok(file) => file,
-        Err(error) if is_absent(&error) => return exists(path),
-        Err(error) => return Err(failed(error)),
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
+    match lock::is_held(&path.join(BUILD_LOCK)) {
+        Ok(held) => Ok(!held),
+        Err(error) if is_missing(&error) => exists(path),
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -301,10 +294,6 @@ fn files(boot: &Boot) -> Vec<&Path> {
         Boot::Disk { path, .. } => vec![path],
         _ => Vec::new(),
     }
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// Removes a directory and all in it; fine when another sweep is faster.
@@ -327,13 +316,9 @@ fn remove(path: &Path) -> Result<()> {
 fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
-        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(Error::backend(BACKEND, format!("look at {}", path.display()), error)),
     }
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn sync(path: &Path) -> Result<()> {

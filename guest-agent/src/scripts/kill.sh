@@ -5,10 +5,10 @@ ended() { { read -r first && read -r second; } <"$state/status"; } 2>/dev/null
 # A process that was spawned just now may be a few steps from leading its group.
 for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     ended && exit 0
-    [ -s "$state/pid" ] && break
+    if [ -s "$state/pid" ] && read -r pid birth <"$state/pid"; then
+        kill -s "$3" -- "-$pid" && exit 0
+        [ -d "/proc/$pid" ] || exit 0
+    fi
     sleep 0.1
 done
-read -r pid birth <"$state/pid" || exit 1
-kill -s "$3" -- "-$pid" && exit 0
-sleep 0.1
-ended || ! [ -d "/proc/$pid" ]
+exit 1

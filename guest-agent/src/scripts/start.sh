@@ -1,14 +1,13 @@
-# Runs a command as process $3 under $2, once, and keeps its output and exit status.
-# $1: lead.sh  $4: merge or split  $5: working directory  $6...: the command
+# Runs a command as process $2 under $1, once, and keeps its output and exit status.
+# $3: merge or split  $4: working directory  $5...: the command
 # The command inherits this environment, so no variable here may have a name that it could use.
-__runner_lead=$1 __runner_state=$2/$3 __runner_output=$4 __runner_directory=$5 __runner_path=$PATH
+__runner_state=$1/$2 __runner_output=$3 __runner_directory=$4 __runner_path=$PATH
 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
-command -v setsid >/dev/null || setsid() { busybox setsid "$@"; }
 __runner_read_birth() { shift 19; __runner_birth=$1; }
 
 umask 077
 # Every program that need not be started is time that the command gains.
-[ -d "$2" ] || mkdir -p "$2" || exit 73
+[ -d "$1" ] || mkdir -p "$1" || exit 73
 if ! mkdir "$__runner_state" 2>/dev/null; then
     [ -d "$__runner_state" ] || exit 73
     for __runner_try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
@@ -21,7 +20,7 @@ if ! mkdir "$__runner_state" 2>/dev/null; then
     printf 'started\n137\n' >"$__runner_state/status"
     exit 0
 fi
-shift 5
+shift 4
 
 read -r __runner_stat <"/proc/$$/stat"
 __runner_read_birth ${__runner_stat##*) }
@@ -34,11 +33,25 @@ if ! { : >"$__runner_state/stdout" && : >"$__runner_state/stderr" &&
     exit 73
 fi
 # In the foreground: in the background a shell makes its children deaf to SIGINT.
-if [ "$__runner_output" = merge ]; then
-    setsid /bin/sh -c "$__runner_lead" runner "$__runner_state" "$__runner_path" "$__runner_directory" "$@" \
-        </dev/null >>"$__runner_state/stdout" 2>&1
-else
-    setsid /bin/sh -c "$__runner_lead" runner "$__runner_state" "$__runner_path" "$__runner_directory" "$@" \
-        </dev/null >>"$__runner_state/stdout" 2>>"$__runner_state/stderr"
-fi
+(
+    # This shell becomes the command. It is no group's leader, so `setsid` need not fork.
+    read -r __runner_stat </proc/self/stat
+    __runner_read_birth ${__runner_stat##*) }
+    echo "${__runner_stat%% *} $__runner_birth" >"$__runner_state/pid" || exit 126
+    exec </dev/null >>"$__runner_state/stdout" || exit 126
+    if [ "$__runner_output" = merge ]; then
+        exec 2>&1
+    else
+        exec 2>>"$__runner_state/stderr"
+    fi
+    umask 022
+    { [ -d "$__runner_directory" ] || mkdir -p -- "$__runner_directory"; } &&
+        cd -- "$__runner_directory" || exit 126
+    # By its path: the command's own may not lead to it.
+    for __runner_setsid in /usr/bin/setsid /bin/setsid /usr/sbin/setsid /sbin/setsid; do
+        [ -x "$__runner_setsid" ] && PATH=$__runner_path && exec "$__runner_setsid" -- "$@"
+    done
+    PATH=$__runner_path
+    exec /bin/busybox setsid -- "$@"
+)
 echo $? >>"$__runner_state/status"

@@ -91,9 +91,14 @@ impl Bench {
         instances.into_iter().map(|instance| instance.name.to_string()).collect()
     }
 
-    async fn guest(&self, name: &str) -> Arc<dyn Guest> {
+    /// A guest that may still boot: what is refused for itself is refused at once.
+    async fn booting(&self, name: &str) -> Arc<dyn Guest> {
         self.create(name).await;
-        let guest = self.hypervisor.guest(&worker(name)).await.expect("guest");
+        self.hypervisor.guest(&worker(name)).await.expect("guest")
+    }
+
+    async fn guest(&self, name: &str) -> Arc<dyn Guest> {
+        let guest = self.booting(name).await;
         guest.ready().await.expect("ready");
         guest
     }
@@ -407,7 +412,7 @@ pub async fn a_missing_program_ends_with_127(bench: Bench) {
 /// Before anything happens.
 pub async fn a_command_without_program_is_refused(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
-    let guest = bench.guest("a-1").await;
+    let guest = bench.booting("a-1").await;
     let none: [&str; 0] = [];
     let error = guest.spawn(&process("p"), &Command::new(none)).await.expect_err("no program");
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
@@ -417,7 +422,7 @@ pub async fn a_command_without_program_is_refused(bench: Bench) {
 /// What a shell on the way would lose without a word.
 pub async fn an_odd_environment_name_is_refused(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
-    let guest = bench.guest("a-1").await;
+    let guest = bench.booting("a-1").await;
     for name in ["", "1ST", "A-B", "A B", "A=B", "Ä"] {
         let command = Command { env: [(name.to_owned(), "x".to_owned())].into(), ..shell("true") };
         let error = guest.spawn(&process("p"), &command).await.unwrap_err();
@@ -587,7 +592,7 @@ pub async fn a_missing_file_is_not_found(bench: Bench) {
 /// There is no working directory to be relative to.
 pub async fn a_relative_path_is_refused(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
-    let guest = bench.guest("a-1").await;
+    let guest = bench.booting("a-1").await;
     let error = guest.write_file("a", b"", 0o600).await.expect_err("relative");
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
     bench.done().await;
