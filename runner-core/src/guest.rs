@@ -46,11 +46,7 @@ impl Command {
         if self.argv.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("the command", "name a program to run"));
         }
-        let mut texts = self
-            .argv
-            .iter()
-            .chain(self.env.values())
-            .chain(&self.working_dir);
+        let mut texts = self.argv.iter().chain(self.env.values()).chain(&self.working_dir);
         if texts.any(|text| text.contains('\0')) {
             return Err(Error::invalid("the command", "it holds a NUL character"));
         }

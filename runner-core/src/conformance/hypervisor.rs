@@ -419,10 +419,7 @@ pub async fn an_odd_environment_name_is_refused(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
     for name in ["", "1ST", "A-B", "A B", "A=B", "Ä"] {
-        let command = Command {
-            env: [(name.to_owned(), "x".to_owned())].into(),
-            ..shell("true")
-        };
+        let command = Command { env: [(name.to_owned(), "x".to_owned())].into(), ..shell("true") };
         let error = guest.spawn(&process("p"), &command).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{name}: {error:?}");
     }
