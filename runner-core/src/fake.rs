@@ -18,7 +18,10 @@ use crate::{
     error::{Error, Result},
     hypervisor::{ExitReason, Instance, InstanceState},
     image::Image,
-    name::{ForgeName, ImageId, JobId, Label, ProfileName, ReservationId, RunnerId, WorkerName},
+    name::{
+        ForgeName, ImageId, JobId, Label, ProcessId, ProfileName, ReservationId, RunnerId,
+        WorkerName,
+    },
     resources::Capacity,
 };
 
@@ -100,6 +103,8 @@ struct World {
     serial: u64,
     /// What should never have happened, in words.
     crimes: Vec<String>,
+    /// Every process that was ever started.
+    spawned: Vec<(WorkerName, ProcessId)>,
 }
 
 struct Machine {
@@ -107,7 +112,7 @@ struct Machine {
     boots_at: Timestamp,
     /// The registration it was given, if its forge lets guests pull.
     secret: Option<String>,
-    processes: BTreeMap<crate::ProcessId, FakeProcess>,
+    processes: BTreeMap<ProcessId, FakeProcess>,
     files: BTreeMap<String, Vec<u8>>,
     screen: u8,
 }
@@ -168,6 +173,7 @@ impl FakeWorld {
             images: Vec::new(),
             serial: 0,
             crimes: Vec::new(),
+            spawned: Vec::new(),
         };
         Self(Arc::new(Shared { clock, state: Mutex::new(world), hint: Hint::default() }))
     }
@@ -246,6 +252,11 @@ impl FakeWorld {
     /// What should never have happened: jobs that were killed, machines destroyed twice over.
     pub fn crimes(&self) -> Vec<String> {
         self.settled().crimes.clone()
+    }
+
+    /// Every process that was ever started, in order: one that was started twice is in it twice.
+    pub fn spawned(&self) -> Vec<(WorkerName, ProcessId)> {
+        self.state().spawned.clone()
     }
 
     /// A machine dies by itself, as when the host kills its process.

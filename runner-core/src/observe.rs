@@ -169,21 +169,18 @@ pub(crate) struct Known<'a> {
 }
 
 impl Views {
-    /// Whether the lists show what an action did: they were begun after it had ended. A list that cannot
-    /// be read shows nothing, which nobody takes for an answer.
+    /// Whether the lists show what an action did: they were begun after it had ended. One that failed shows
+    /// nothing, which nobody takes for an answer; but one that is still being asked, and was begun before,
+    /// must not be believed when it comes, so failing is no excuse for its age.
     pub fn show(&self, subject: &Subject, action: &Action) -> bool {
         let Some(ended) = action.ended else {
             return false;
         };
-        let later = |is_seen: bool, began: Tick| !is_seen || began > ended;
         match subject {
-            Subject::Build(_) | Subject::Image(_) => {
-                later(self.images.is_seen(), self.images.began)
-            }
+            Subject::Build(_) | Subject::Image(_) => self.images.began > ended,
             _ => {
                 let forge = action.forge.as_ref().and_then(|name| self.forges.get(name));
-                later(self.host.is_seen(), self.host.began)
-                    && forge.is_none_or(|(_, view)| later(view.is_seen(), view.began))
+                self.host.began > ended && forge.is_none_or(|(_, view)| view.began > ended)
             }
         }
     }
@@ -199,6 +196,9 @@ impl Views {
             let worker = workers
                 .entry(instance.name.clone())
                 .or_insert_with(|| self.blank(&instance.name, None));
+            if worker.record.is_none() {
+                known.last_online.entry(instance.name.clone()).or_insert(now);
+            }
             worker.guest_busy = self.host.seen.orphans.get(&instance.name).copied().flatten();
             worker.instance = Look::Seen(instance.clone());
         }

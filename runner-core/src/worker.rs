@@ -88,7 +88,7 @@ pub struct Worker {
     pub in_flight: Option<Flight>,
     /// Whether a driver attends to it.
     pub driven: bool,
-    /// When its runner was last seen online.
+    /// When its runner was last seen online; of a machine without a record, at least since when it is known.
     pub last_online: Option<Timestamp>,
     /// The reservation that holds it.
     pub reservation: Option<ReservationId>,
@@ -229,6 +229,11 @@ impl Worker {
     pub fn phase(&self, timeouts: &Timeouts, now: Timestamp) -> Phase {
         let busy = matches!(self.runner.seen(), Some(Runner { status: RunnerStatus::Busy(_), .. }));
         match self.in_flight {
+            // Its job began before a list showed the machine.
+            Some(Flight::Making) if busy => return Phase::Busy,
+            Some(Flight::Unmaking) if self.instance.is_absent() => {
+                return Phase::Over(Ending::Retiring);
+            }
             _ if busy => (),
             Some(Flight::Making) => return Phase::Starting,
             Some(Flight::Unmaking) => return Phase::Over(Ending::Retiring),
@@ -236,14 +241,14 @@ impl Worker {
         }
         let instance = match &self.instance {
             Look::Unknown => return if busy { Phase::Busy } else { Phase::Unseen },
-            Look::Absent => return Phase::Over(self.ending_of_the_absent()),
+            Look::Absent => return self.phase_of_the_absent(),
             Look::Seen(instance) => instance,
         };
         if let InstanceState::Stopped(reason) = &instance.state {
             return Phase::Over(Ending::Stopped(reason.clone()));
         }
         let Some(record) = &self.record else {
-            return self.orphan_phase(busy);
+            return self.orphan_phase(busy, timeouts.offline, now);
         };
         let runner = match &self.runner {
             Look::Unknown => return Phase::Unseen,
@@ -265,22 +270,29 @@ impl Worker {
         }
     }
 
-    fn ending_of_the_absent(&self) -> Ending {
-        match &self.record {
+    fn phase_of_the_absent(&self) -> Phase {
+        match (&self.record, &self.runner) {
             // Registering comes before creating, so there never was a machine.
-            Some(Record { runner: None, .. }) if self.runner.is_absent() => Ending::NeverRegistered,
-            Some(_) => Ending::Vanished,
-            None => Ending::Ghost,
+            (Some(Record { runner: None, .. }), Look::Absent) => {
+                Phase::Over(Ending::NeverRegistered)
+            }
+            // There may be a registration whose id we were never told: the record must stay until it shows.
+            (Some(Record { runner: None, .. }), Look::Unknown) => Phase::Unseen,
+            (Some(_), _) => Phase::Over(Ending::Vanished),
+            (None, _) => Phase::Over(Ending::Ghost),
         }
     }
 
-    /// A machine without a record: the forge or the guest itself must say that it is idle.
-    fn orphan_phase(&self, busy: bool) -> Phase {
+    /// A machine without a record: the forge or the guest itself must say that it is idle. A forge that
+    /// lists no runner for it cannot be asked about it, so one list is not enough.
+    fn orphan_phase(&self, busy: bool, patience: Duration, now: Timestamp) -> Phase {
         if busy || self.guest_busy == Some(true) {
             return Phase::Busy;
         }
+        let watched = self.last_online.is_some_and(|since| is_past(since, patience, now));
         match (&self.runner, self.guest_busy) {
             (Look::Unknown, _) | (_, None) => Phase::Unseen,
+            (Look::Absent, Some(_)) if !watched => Phase::Unseen,
             (Look::Seen(_) | Look::Absent, Some(_)) => Phase::Over(Ending::Orphan),
         }
     }

@@ -43,12 +43,15 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use runner_core::{
-    Clock, EventLog, Forge, ForgeName, Hypervisor, JobId, OwnerId, Pace, Pool, PoolParts, Profile,
-    ProfileName, Resources, Store, WorkerName,
+    Clock, Event, EventLog, Forge, ForgeName, Hypervisor, JobId, OwnerId, Pace, Pool, PoolParts,
+    Profile, ProfileName, Resources, Store, WorkerName,
+    event::What,
     fake::{Call, FakeJobState, FakeWorld, Fault},
     image::{Recipe, RecipeKind},
     local::{JobSpec, JobState, LocalLimits, LocalQueue, Run},
+    plan::Subject,
     reservation::ReserveRequest,
+    worker::{Ending, Phase},
 };
 
 /// What was submitted to the local queue, and what must become of it.
@@ -69,6 +72,12 @@ struct Storm {
     /// Workers whose machine was killed by the storm: what ran there may be lost.
     struck: BTreeSet<WorkerName>,
     raging: Arc<AtomicBool>,
+    /// What cannot be listed whatever else goes on; while there is such a thing, nothing else goes wrong.
+    outage: Arc<Mutex<Option<Call>>>,
+    /// Whether every list that is given is whole.
+    honest: bool,
+    /// Whether the store was lost, and all that was in it.
+    store_lost: Arc<AtomicBool>,
 }
 
 /// One life of the process.
@@ -104,11 +113,16 @@ impl Storm {
                 profile.min_idle = if text == "rare" { 0 } else { rng.random_range(0..=1) };
                 profile.timeouts.start = Duration::from_secs(30);
                 profile.timeouts.offline = Duration::from_secs(60);
+                if rng.random_bool(0.5) {
+                    let age = rng.random_range(60..600);
+                    profile.image_max_age = Some(Duration::from_secs(age));
+                }
                 profile
             })
             .collect();
         let store = Store::in_memory().expect("a store");
         let raging = Arc::new(AtomicBool::new(true));
+        let honest = rng.random_bool(0.5);
         let storm = Self {
             rng,
             clock,
@@ -120,6 +134,9 @@ impl Storm {
             local_jobs: BTreeMap::new(),
             struck: BTreeSet::new(),
             raging,
+            outage: Arc::default(),
+            honest,
+            store_lost: Arc::default(),
         };
         storm.begin_mischief(seed);
         storm
@@ -128,9 +145,13 @@ impl Storm {
     /// Faults come in spells, so that there are calm and wild hours in one storm.
     fn begin_mischief(&self, seed: u64) {
         let rng = Mutex::new(SmallRng::seed_from_u64(!seed));
-        let (clock, raging) = (self.clock, self.raging.clone());
+        let (clock, raging, honest) = (self.clock, self.raging.clone(), self.honest);
+        let (outage, store_lost) = (self.outage.clone(), self.store_lost.clone());
         let mut spell = (clock.now(), 0.0);
         self.world.misbehave(move |call| {
+            if let Some(blind) = &*outage.lock().expect("no panic under it") {
+                return (blind == call).then_some(Fault::Before);
+            }
             if !raging.load(Ordering::Relaxed) {
                 return None;
             }
@@ -148,7 +169,11 @@ impl Storm {
             let faults = match call {
                 // A short list of what is not guarded by another question would be a lie too far:
                 // the machines' is confirmed by a second one, the runners' by the forge itself.
-                Call::Runners(_) | Call::Instances => {
+                // And so it would be where no record says what the list hides.
+                Call::Instances if store_lost.load(Ordering::Relaxed) => {
+                    vec![Fault::Before, Fault::Hang, slow]
+                }
+                Call::Runners(_) | Call::Instances if !honest => {
                     vec![Fault::Before, Fault::Hang, slow, Fault::Short]
                 }
                 _ if is_list => vec![Fault::Before, Fault::Hang, slow],
@@ -202,7 +227,7 @@ impl Storm {
         (!all.is_empty()).then(|| all[self.rng.random_range(0..all.len())].clone())
     }
 
-    async fn rage(&mut self) -> Life {
+    async fn rage(&mut self) -> Result<Life, String> {
         let mut life = self.live().await;
         for _ in 0..self.rng.random_range(20..60) {
             match self.rng.random_range(0..100) {
@@ -219,7 +244,13 @@ impl Storm {
                     }
                 }
                 63..68 => self.reserve(&life).await,
-                68..80 => life = self.die(life).await,
+                68..78 => life = self.die(life).await,
+                78..80 => {
+                    self.lose_store();
+                    life = self.die(life).await;
+                }
+                80..82 => self.lose_sight(Call::Instances).await?,
+                82..84 => self.lose_sight(Call::Runners(self.hub.clone())).await?,
                 _ => {
                     let wait = self.seconds(40.0);
                     tokio::time::sleep(wait).await;
@@ -230,7 +261,7 @@ impl Storm {
                 tokio::task::yield_now().await;
             }
         }
-        life
+        Ok(life)
     }
 
     /// The process dies wherever it is, and starts again some time later.
@@ -239,6 +270,50 @@ impl Storm {
         let wait = self.seconds(20.0);
         tokio::time::sleep(wait).await;
         self.live().await
+    }
+
+    /// The store is lost, and with it every record and every job of the local queue. What runs goes on.
+    fn lose_store(&mut self) {
+        self.store = Store::in_memory().expect("a store");
+        self.store_lost.store(true, Ordering::Relaxed);
+        self.local_jobs.clear();
+    }
+
+    /// For a while one list cannot be read. Nothing that depends on it may be unmade.
+    async fn lose_sight(&mut self, of: Call) -> Result<(), String> {
+        *self.outage.lock().expect("no panic under it") = Some(of.clone());
+        // What was decided before may still be done.
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        let (before, ended) = (self.standing(&of), self.ended_by_itself(&of));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let (after, ended) = (self.standing(&of), self.ended_by_itself(&of) - ended);
+        *self.outage.lock().expect("no panic under it") = None;
+        let gone: Vec<&WorkerName> = before.difference(&after).collect();
+        if gone.len() > ended {
+            return Err(format!("{gone:?} went while {of:?} could not be read"));
+        }
+        Ok(())
+    }
+
+    /// What must stay while a list cannot be read: with blind eyes for the host every machine, with blind
+    /// eyes for a forge every runner there that has a living machine.
+    fn standing(&self, blind: &Call) -> BTreeSet<WorkerName> {
+        let machines = self.world.machines();
+        match blind {
+            Call::Instances => machines.into_keys().collect(),
+            _ => {
+                let lives = |name: &WorkerName| machines.get(name) == Some(&true);
+                self.world.runners().into_iter().filter(lives).collect()
+            }
+        }
+    }
+
+    /// How many runners have left their forge by themselves: after their job.
+    fn ended_by_itself(&self, blind: &Call) -> usize {
+        match blind {
+            Call::Instances => 0,
+            _ => self.world.jobs().iter().filter(|job| job.state == FakeJobState::Done).count(),
+        }
     }
 
     fn strike(&mut self, how: fn(&FakeWorld, &WorkerName)) {
@@ -307,10 +382,12 @@ impl Storm {
         if !status.reservations.is_empty() {
             return Some(format!("a reservation did not end: {:?}", status.reservations));
         }
-        if status.images.len() != self.profiles.len() {
-            return Some(format!("there are {} images", status.images.len()));
-        }
         let machines = self.world.machines();
+        let images = status.images.len();
+        // Each profile has one; an older one stays as long as a machine boots it.
+        if images < self.profiles.len() || images > self.profiles.len() + machines.len() {
+            return Some(format!("there are {images} images"));
+        }
         for profile in &self.profiles {
             let of_it =
                 |worker: &&WorkerName| worker.parts().is_some_and(|(name, _)| name == profile.name);
@@ -373,6 +450,50 @@ impl Storm {
                 _ => (),
             }
         }
+        let mut spawned = BTreeSet::new();
+        if let Some((worker, id)) = self.world.spawned().into_iter().find(|(worker, id)| {
+            // A process is named for its job. A new store may give an old worker's name again.
+            let again = !spawned.insert(worker.to_string());
+            !spawned.insert(id.to_string()) || (again && !self.store_lost.load(Ordering::Relaxed))
+        }) {
+            return Err(format!("{id} was started on {worker}: a second run of job or machine"));
+        }
+        self.judge_events(&life.pool.events().latest(20_000).await.expect("events"))
+    }
+
+    /// What the pool says of itself must not contradict what the storm did.
+    fn judge_events(&self, events: &[Event]) -> Result<(), String> {
+        let mut made = BTreeSet::new();
+        for event in events {
+            let Subject::Worker(worker) = &event.subject else {
+                continue;
+            };
+            let is_wrong = match &event.what {
+                What::Done { action, .. } if action == "provision" => {
+                    made.insert(worker.clone());
+                    false
+                }
+                What::Decided { action, .. } if action == "retire" => {
+                    made.remove(worker);
+                    false
+                }
+                // The record is written first and removed last.
+                What::Phase { phase: Phase::Over(Ending::Orphan | Ending::Ghost) } => {
+                    self.honest && !self.store_lost.load(Ordering::Relaxed)
+                }
+                What::Phase { phase: Phase::Over(Ending::Vanished | Ending::NeverRegistered) } => {
+                    self.honest && made.contains(worker) && !self.struck.contains(worker)
+                }
+                // Whoever counts what is in use asks for nothing that the host must refuse.
+                What::Failed { action, error, .. } if action == "provision" => {
+                    self.honest && error.starts_with("not enough")
+                }
+                _ => false,
+            };
+            if is_wrong {
+                return Err(format!("that should not have happened: {event}"));
+            }
+        }
         Ok(())
     }
 
@@ -400,10 +521,12 @@ impl Storm {
 
 async fn weather(seed: u64) -> Result<(), String> {
     let mut storm = Storm::new(seed);
-    let mut life = storm.rage().await;
+    let mut life = storm.rage().await?;
     storm.raging.store(false, Ordering::Relaxed);
-    // One more death, so that what hung in the storm is over.
-    life = storm.die(life).await;
+    // What failed in the storm is tried again: by this process or by the next.
+    if storm.rng.random_bool(0.5) {
+        life = storm.die(life).await;
+    }
     let settled = storm.settle(&life).await;
     let judged = async {
         storm.judge(&life).await?;

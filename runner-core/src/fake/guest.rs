@@ -90,14 +90,16 @@ impl Guest for FakeGuest {
 
     async fn spawn(&self, id: &ProcessId, command: &Command) -> Result<()> {
         command.check()?;
-        self.machine(|machine, now| {
+        let spawn = |world: &mut World, now| {
+            let machine = running(world, &self.name)?;
             if !machine.processes.contains_key(id) {
                 let process = foretell(machine, command, now);
                 machine.processes.insert(id.clone(), process);
+                world.spawned.push((self.name.clone(), id.clone()));
             }
             Ok(())
-        })
-        .await
+        };
+        self.world.quiet_call(Call::Guest(self.name.clone()), spawn).await
     }
 
     async fn follow(&self, id: &ProcessId, from: Cursor, wait: Duration) -> Result<Progress> {
@@ -172,13 +174,16 @@ impl FakeGuest {
         &self,
         work: impl FnOnce(&mut Machine, Timestamp) -> Result<T>,
     ) -> Result<T> {
-        let name = &self.name;
-        let work = |world: &mut World, now| match world.machines.get_mut(name) {
-            Some(machine) if machine.instance.state == InstanceState::Running => work(machine, now),
-            _ => Err(Error::not_found(format!("instance {name}"))),
-        };
+        let work = |world: &mut World, now| work(running(world, &self.name)?, now);
         // A guest changes no list, so whoever listens for changes is left alone.
-        self.world.quiet_call(Call::Guest(name.clone()), work).await
+        self.world.quiet_call(Call::Guest(self.name.clone()), work).await
+    }
+}
+
+fn running<'a>(world: &'a mut World, name: &WorkerName) -> Result<&'a mut Machine> {
+    match world.machines.get_mut(name) {
+        Some(machine) if machine.instance.state == InstanceState::Running => Ok(machine),
+        _ => Err(Error::not_found(format!("instance {name}"))),
     }
 }
 

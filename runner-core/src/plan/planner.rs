@@ -145,6 +145,10 @@ impl<'a> Planner<'a> {
         let reason = match (self.observed.hypervisor.blind(), forge.and_then(|f| f.sight.blind())) {
             (Some(reason), _) => format!("the hypervisor cannot be seen: {reason}"),
             (None, Some(reason)) => format!("its forge cannot be seen: {reason}"),
+            (None, None) if worker.record.is_none() && worker.guest_busy == Some(false) => {
+                "no record explains it and its forge lists no runner for it: it is watched"
+                    .to_owned()
+            }
             (None, None) if worker.record.is_none() => {
                 "no record explains it and its guest does not say whether it works".to_owned()
             }
