@@ -21,6 +21,7 @@ mod console;
 mod create;
 mod directory;
 mod disk;
+mod environment;
 mod error;
 mod host;
 pub mod hypervisor;

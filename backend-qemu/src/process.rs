@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     argv::{fd, file},
     directory::{AGENT, ARGV, InstanceDir, QMP, STDERR},
-    error,
+    environment, error,
     qmp::Qmp,
     socket,
 };
@@ -57,6 +57,8 @@ pub(crate) fn spawn(
     Command::new(qemu)
         .args(argv)
         .current_dir(directory.path())
+        .env_clear()
+        .envs(environment::of_qemu())
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
