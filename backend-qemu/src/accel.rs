@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     argv::Engine,
     config::{Accel, QemuConfig},
-    error,
+    environment, error,
 };
 
 /// A working KVM takes a tenth of this, and so does TCG.
@@ -77,6 +77,8 @@ pub async fn probe(
     let start = Instant::now();
     let mut child = Command::new(qemu)
         .current_dir(scratch)
+        .env_clear()
+        .envs(environment::of_qemu())
         .args(engine.arguments())
         .args(["-machine", "q35,sata=off,smbus=off", "-m", "16", "-nodefaults", "-no-user-config"])
         .args(["-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"])

@@ -22,6 +22,7 @@ mod conversation;
 mod create;
 mod directory;
 mod disk;
+mod environment;
 mod error;
 mod host;
 pub mod hypervisor;

@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     argv::{fd, file},
-    error,
+    environment, error,
     instance_dir::{AGENT, ARGV, InstanceDir, QMP, STDERR},
     qmp::Qmp,
     socket,
@@ -57,6 +57,8 @@ pub(crate) fn spawn(
     Command::new(qemu)
         .args(argv)
         .current_dir(directory.path())
+        .env_clear()
+        .envs(environment::of_qemu())
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)

@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
@@ -37,6 +38,24 @@ async fn console(fixture: &Fixture, serial: u64, follow: bool) -> String {
     let console = fixture.hypervisor().console(&name(serial), follow).await.unwrap();
     let pieces: Vec<_> = console.try_collect().await.unwrap();
     String::from_utf8_lossy(&pieces.concat()).into_owned()
+}
+
+#[tokio::test]
+async fn qemu_inherits_nothing_of_our_environment_that_is_not_named() {
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    fixture.hypervisor().create(&fixture.spec(1)).await.unwrap();
+    let names = |pid: &str| {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let environ = String::from_utf8(environ).unwrap();
+        let names = environ.split_terminator('\0').map(|entry| entry.split('=').next().unwrap());
+        names.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let allowed = BTreeSet::from(["HOME", "LANG", "PATH", "TMPDIR"].map(str::to_owned));
+    assert!(!names("self").is_subset(&allowed), "it could not be told");
+    let its = names(&fixture.pid(1).to_string());
+    assert!(its.is_subset(&allowed) && its.contains("PATH"), "{its:?}");
 }
 
 #[tokio::test]

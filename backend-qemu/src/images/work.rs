@@ -11,6 +11,7 @@ use tokio::{process::Command, runtime::Handle};
 use tokio_util::sync::CancellationToken;
 
 use super::BACKEND;
+use crate::environment;
 
 /// A build in progress. It runs on a thread that may block and asks [`check`](Self::check) between steps.
 #[derive(Clone)]
@@ -73,11 +74,7 @@ impl Work {
         self.check()?;
         let name = command.get_program().to_string_lossy().into_owned();
         let mut command = Command::from(command);
-        command
-            .env("LC_ALL", "C.UTF-8")
-            .env("LANGUAGE", "")
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        command.env_clear().envs(environment::of_builds()).stdin(Stdio::null()).kill_on_drop(true);
         let output = self.0.runtime.block_on(async {
             tokio::select! {
                 output = command.output() => Some(output),
