@@ -44,7 +44,8 @@ struct Inner {
 
 struct Open {
     connection: Connection,
-    /// Tells the file that is open from one that took its name. Zero in memory.
+    /// Tells the file that is open from one that took its name. Zero in memory, which is also what is open
+    /// after the file was closed and its successor could not be opened.
     inode: u64,
 }
 
@@ -69,6 +70,8 @@ impl Store {
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         blocking(move || {
+            // A process that died while it wrote the file anew.
+            take_rescued(&path)?;
             let (open, renewal) = match open_file(&path) {
                 Ok(open) => (open, Renewal::default()),
                 Err(error) if is_damage(&error) => {
@@ -319,6 +322,9 @@ impl Inner {
         let Some(path) = &self.path else {
             return Ok(());
         };
+        if open.inode == 0 {
+            return self.finish_renewal(open, path);
+        }
         let gone = match fs::metadata(path) {
             // One page at least is there from the first migration on.
             Ok(metadata) if metadata.len() == 0 => "is empty",
@@ -326,17 +332,17 @@ impl Inner {
             Ok(_) => return Ok(()),
             Err(_) => "is gone",
         };
-        let copy = path.with_extension("rescued");
-        let _ = fs::remove_file(&copy);
-        let rescued = gone != "is empty"
-            && open
-                .connection
-                .execute("VACUUM INTO ?1", [copy.to_string_lossy()])
-                .and_then(|_| open_file(&copy))
-                .is_ok();
-        if !rescued {
-            let _ = fs::remove_file(&copy);
+        let copy = rescued_path(path);
+        if gone == "is empty" {
             return self.begin_anew(open, &format!("the file {gone}"));
+        }
+        if let Err(error) = rescue(&open.connection, &copy) {
+            let _ = fs::remove_file(&copy);
+            if is_damage(&error) {
+                return self.begin_anew(open, &format!("the file {gone}, and {error}"));
+            }
+            // A full disk, or no directory: what is open still has everything, so try again later.
+            return Err(failed(format!("write {} anew, which {gone}", path.display()), error));
         }
         let reason = format!("the store's file {gone}; it was written anew and nothing is lost");
         replace(open, || {
@@ -344,11 +350,24 @@ impl Inner {
                 move_aside(path)?;
             }
             remove_side_files(path);
-            remove_side_files(&copy);
-            fs::rename(&copy, path).map_err(|error| failed("put the store back", error))?;
+            take_rescued(path)?;
             open_file(path).map_err(|error| failed("open the store again", error))
         })?;
         self.say_renewed(reason);
+        Ok(())
+    }
+
+    /// Ends what failed after the old file had been closed.
+    fn finish_renewal(&self, open: &mut Open, path: &Path) -> Result<()> {
+        take_rescued(path)?;
+        match open_file(path) {
+            Ok(opened) => *open = opened,
+            Err(error) if is_damage(&error) => return self.begin_anew(open, &error.to_string()),
+            Err(error) => return Err(failed("open the store again", error)),
+        }
+        self.say_renewed(
+            "the store was opened again after it could not be written anew".to_owned(),
+        );
         Ok(())
     }
 
@@ -379,6 +398,30 @@ impl Inner {
     }
 }
 
+/// Where a file that is gone is written anew, before it takes its name.
+fn rescued_path(path: &Path) -> PathBuf {
+    path.with_extension("rescued")
+}
+
+/// Writes everything that is open into a new file.
+fn rescue(connection: &Connection, copy: &Path) -> rusqlite::Result<()> {
+    let _ = fs::remove_file(copy);
+    remove_side_files(copy);
+    // SQLite takes an empty file as it is, and would otherwise make one that everybody may read.
+    make_file(copy)?;
+    connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    open_file(copy).map(drop)
+}
+
+/// Gives a file that was written anew the name of the one that is gone.
+fn take_rescued(path: &Path) -> Result<()> {
+    let copy = rescued_path(path);
+    if path.exists() || !copy.exists() {
+        return Ok(());
+    }
+    fs::rename(&copy, path).map_err(|error| failed("put the store back", error))
+}
+
 /// Closes the file before `reopen` makes its successor, so that SQLite never has both open.
 fn replace(open: &mut Open, reopen: impl FnOnce() -> Result<Open>) -> Result<()> {
     let nothing = Connection::open_in_memory().map_err(|error| failed("close", error))?;
@@ -400,20 +443,22 @@ fn run<T>(
 }
 
 fn open_file(path: &Path) -> rusqlite::Result<Open> {
-    // SQLite gives its side files the mode of the main file, which may hold secrets in jobs.
-    let mut options = fs::OpenOptions::new();
-    options.create(true).truncate(false).read(true).write(true).mode(0o600);
-    let made = options.open(path).and_then(|file| file.metadata());
-    let inode = match made {
-        Ok(metadata) => metadata.ino(),
-        Err(error) => {
-            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
-            return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
-        }
-    };
+    let inode = make_file(path)?;
     let mut connection = Connection::open(path)?;
     prepare(&mut connection)?;
     Ok(Open { connection, inode })
+}
+
+/// Makes the file unless it is there; returns its inode. SQLite gives its side files the mode of the main
+/// file, which may hold secrets in jobs.
+fn make_file(path: &Path) -> rusqlite::Result<u64> {
+    let mut options = fs::OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    let made = options.open(path).and_then(|file| file.metadata());
+    made.map(|metadata| metadata.ino()).map_err(|error| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+        rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
+    })
 }
 
 fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {

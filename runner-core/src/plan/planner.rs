@@ -206,29 +206,20 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let may_mark = *phase == Phase::Reserved && runner.reserved_for.is_none();
-            match &worker.reservation {
+            let (step, why) = match &worker.reservation {
                 Some(reservation) if may_mark => {
-                    if !self.is_backing_off(&subject) {
-                        let step = Step::Mark {
-                            worker: worker_name,
-                            forge: forge_name,
-                            runner: runner_id,
-                            reservation: reservation.clone(),
-                        };
-                        self.act(step, Why::Promised);
-                    }
+                    let reservation = reservation.clone();
+                    let (worker, forge, runner) = (worker_name, forge_name, runner_id);
+                    (Step::Mark { worker, forge, runner, reservation }, Why::Promised)
                 }
                 None if *phase == Phase::Idle => {
-                    if !self.is_backing_off(&subject) {
-                        let step = Step::Unmark {
-                            worker: worker_name,
-                            forge: forge_name,
-                            runner: runner_id,
-                        };
-                        self.act(step, Why::NotPromised);
-                    }
+                    let (worker, forge, runner) = (worker_name, forge_name, runner_id);
+                    (Step::Unmark { worker, forge, runner }, Why::NotPromised)
                 }
-                _ => (),
+                _ => continue,
+            };
+            if !self.is_backing_off(&subject) {
+                self.act(step, why);
             }
         }
     }

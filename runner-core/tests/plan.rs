@@ -1,0 +1,1094 @@
+//! The plan as a table: a world, what is done about it, what is held, and why. Each row is named for the
+//! promise that it shows, and there is a row for every reason that the planner can give.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use runner_core::{
+    Capacity, ForgeName, Profile, Resources, WorkerName,
+    forge::{QueuedJob, Runner, RunnerStatus},
+    hypervisor::{ExitReason, Instance, InstanceState},
+    image::{Boot, Image, Recipe, RecipeKind},
+    plan::{Action, Backoff, Desired, ForgeView, Held, Observed, Sight, Step, Subject, Unmake},
+    plan::{Plan, Why, WhyNot, plan},
+    reservation::Reservation,
+    worker::{Ending, Flight, Look, Phase, Record, Worker},
+};
+
+fn name<T: std::str::FromStr<Err = runner_core::Error>>(text: &str) -> T {
+    text.parse().expect("a valid name")
+}
+
+fn now() -> Timestamp {
+    "2026-01-01T12:00:00Z".parse().expect("a time")
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+fn gib(count: u64) -> Resources {
+    Resources { vcpus: 1, memory_mib: count * 1024, ..Resources::default() }
+}
+
+/// A worker of 1 GiB: recorded, running, online and idle, made ten minutes ago. Change what differs.
+fn worker(text: &str, changes: &[&dyn Fn(&mut Worker)]) -> Worker {
+    let worker: WorkerName = name(text);
+    let profile = worker.parts().expect("profile and number").0;
+    let image = name(&format!("{profile}.1"));
+    let runner = Runner {
+        id: name(text),
+        name: worker.clone(),
+        status: RunnerStatus::Idle,
+        reserved_for: None,
+    };
+    let mut worker = Worker {
+        name: worker.clone(),
+        record: Some(Record {
+            name: worker.clone(),
+            profile: profile.clone(),
+            forge: name("hub"),
+            image: name(&format!("{profile}.1")),
+            resources: gib(1),
+            created_at: ago(600),
+            runner: Some(runner.id.clone()),
+        }),
+        instance: Look::Seen(Instance {
+            name: worker,
+            profile,
+            image,
+            resources: gib(1),
+            created_at: ago(600),
+            state: InstanceState::Running,
+        }),
+        runner: Look::Seen(runner),
+        seen_at: Some(name("hub")),
+        guest_busy: None,
+        in_flight: None,
+        driven: false,
+        last_online: Some(now()),
+        reservation: None,
+    };
+    changes.iter().for_each(|change| change(&mut worker));
+    worker
+}
+
+fn idle(text: &str) -> Worker {
+    worker(text, &[])
+}
+
+fn status(worker: &mut Worker, status: RunnerStatus) {
+    if let Look::Seen(runner) = &mut worker.runner {
+        runner.status = status;
+    }
+}
+
+fn busy(worker: &mut Worker) {
+    status(worker, RunnerStatus::Busy(Some(name("job"))));
+}
+
+fn offline(worker: &mut Worker) {
+    status(worker, RunnerStatus::Offline);
+}
+
+fn never_online(worker: &mut Worker) {
+    offline(worker);
+    worker.last_online = None;
+}
+
+fn stopped(worker: &mut Worker) {
+    if let Look::Seen(instance) = &mut worker.instance {
+        instance.state = InstanceState::Stopped(ExitReason::GuestShutdown);
+    }
+}
+
+fn no_machine(worker: &mut Worker) {
+    worker.instance = Look::Absent;
+}
+
+fn no_runner(worker: &mut Worker) {
+    worker.runner = Look::Absent;
+}
+
+fn no_registration(worker: &mut Worker) {
+    no_runner(worker);
+    worker.record.as_mut().expect("a record").runner = None;
+}
+
+fn no_record(worker: &mut Worker) {
+    worker.record = None;
+}
+
+fn quiet_guest(worker: &mut Worker) {
+    worker.guest_busy = Some(false);
+}
+
+fn working_guest(worker: &mut Worker) {
+    worker.guest_busy = Some(true);
+}
+
+fn known_for_long(worker: &mut Worker) {
+    worker.last_online = Some(ago(600));
+}
+
+fn unmaking(worker: &mut Worker) {
+    worker.in_flight = Some(Flight::Unmaking);
+}
+
+fn making(worker: &mut Worker) {
+    worker.in_flight = Some(Flight::Making);
+}
+
+fn promised(worker: &mut Worker) {
+    worker.reservation = Some(name("promise"));
+}
+
+fn marked(worker: &mut Worker) {
+    if let Look::Seen(runner) = &mut worker.runner {
+        runner.reserved_for = Some(name("promise"));
+    }
+}
+
+fn pushed(worker: &mut Worker) {
+    worker.seen_at = Some(name("local"));
+    if let Some(record) = &mut worker.record {
+        record.forge = name("local");
+    }
+}
+
+fn older(by: i64) -> impl Fn(&mut Worker) {
+    move |worker| {
+        if let Some(record) = &mut worker.record {
+            record.created_at = ago(600 + by);
+        }
+        if let Look::Seen(instance) = &mut worker.instance {
+            instance.created_at = ago(600 + by);
+        }
+    }
+}
+
+fn large(count: u64) -> impl Fn(&mut Worker) {
+    move |worker| {
+        if let Some(record) = &mut worker.record {
+            record.resources = gib(count);
+        }
+        if let Look::Seen(instance) = &mut worker.instance {
+            instance.resources = gib(count);
+        }
+    }
+}
+
+fn image(profile: &str, build: u32, age: i64) -> Image {
+    Image {
+        id: name(&format!("{profile}.{build}")),
+        recipe: Recipe { profile: name(profile), kind: RecipeKind::Micro {} },
+        built_at: ago(age),
+        digest: "0".repeat(64),
+        size_bytes: 1,
+        boot: Boot::Kernel {
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            command_line: String::new(),
+        },
+    }
+}
+
+fn serves_linux(profile: &mut Profile) {
+    profile.labels.insert(name("linux"));
+}
+
+/// What is and what should be.
+#[derive(Clone)]
+struct World {
+    observed: Observed,
+    desired: Desired,
+}
+
+/// A host of 8 GiB, a forge `hub` and a local one, all seen; no profiles.
+fn world() -> World {
+    let hub = ForgeView { sight: Sight::Seen, reserves: true, ..ForgeView::default() };
+    let local = ForgeView { drives: true, ..hub.clone() };
+    let capacity = Capacity { vcpus: 64, memory_mib: 8 * 1024, ..Capacity::default() };
+    World {
+        observed: Observed {
+            hypervisor: Sight::Seen,
+            builder: Sight::Seen,
+            capacity: Some(capacity),
+            forges: [(name("hub"), hub), (name("local"), local)].into(),
+            next_serial: 100,
+            ..Observed::default()
+        },
+        desired: Desired { orphan_limit: Duration::from_secs(3600), ..Desired::default() },
+    }
+}
+
+impl World {
+    /// A profile of 1 GiB on the hub, with its image.
+    fn profile(self, text: &str, min_idle: u32, max: u32) -> Self {
+        self.profile_with(text, min_idle, max, |_| ())
+    }
+
+    fn profile_with(
+        mut self,
+        text: &str,
+        min_idle: u32,
+        max: u32,
+        change: impl Fn(&mut Profile),
+    ) -> Self {
+        let image = image(text, 1, 1000);
+        let mut profile = Profile::new(name("hub"), image.recipe.clone(), gib(1));
+        (profile.min_idle, profile.max) = (min_idle, max);
+        change(&mut profile);
+        self.desired.profiles.push(profile);
+        self.observed.images.push(image);
+        self
+    }
+
+    fn workers(mut self, workers: impl IntoIterator<Item = Worker>) -> Self {
+        self.observed.workers.extend(workers.into_iter().map(|w| (w.name.clone(), w)));
+        self
+    }
+
+    /// Jobs that ask the hub for these labels.
+    fn jobs(mut self, count: u32, labels: &[&str]) -> Self {
+        let queued =
+            &mut self.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub").queued;
+        for _ in 0..count {
+            queued.push(QueuedJob {
+                id: name(&format!("job-{}", queued.len() + 1)),
+                profile: None,
+                labels: labels.iter().map(|label| name(label)).collect(),
+                reserved_for: None,
+                queued_at: ago(5),
+            });
+        }
+        self
+    }
+
+    fn reserve(mut self, until: Timestamp, workers: &[&str]) -> Self {
+        let reservation = Reservation {
+            id: name("promise"),
+            profile: name("a"),
+            owner: "me".to_owned(),
+            purpose: "a test".to_owned(),
+            since: ago(60),
+            until,
+            workers: workers.iter().map(|worker| name(worker)).collect(),
+        };
+        self.observed.reservations.insert(reservation.id.clone(), reservation);
+        self
+    }
+
+    fn but(mut self, change: impl Fn(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn blind_hub(self) -> Self {
+        self.but(|w| {
+            w.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub").sight =
+                Sight::Blind("502 Bad Gateway".to_owned());
+            for worker in w.observed.workers.values_mut() {
+                worker.runner = Look::Unknown;
+            }
+        })
+    }
+
+    fn blind_host(self) -> Self {
+        self.but(|w| {
+            w.observed.hypervisor = Sight::Blind("no answer".to_owned());
+            w.observed.capacity = None;
+            for worker in w.observed.workers.values_mut() {
+                worker.instance = Look::Unknown;
+            }
+        })
+    }
+
+    fn backing_off(mut self, subject: Subject) -> Self {
+        let not_before = now() + SignedDuration::from_secs(30);
+        let backoff = Backoff { not_before, failures: 1, error: "it broke".to_owned() };
+        self.observed.backoff.insert(subject, backoff);
+        self
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&self.observed, &self.desired, now())
+    }
+}
+
+struct Row {
+    promise: &'static str,
+    world: World,
+    does: &'static [&'static str],
+    holds: &'static [&'static str],
+}
+
+fn row(
+    promise: &'static str,
+    world: World,
+    does: &'static [&'static str],
+    holds: &'static [&'static str],
+) -> Row {
+    Row { promise, world, does, holds }
+}
+
+fn say_action(action: &Action) -> String {
+    let step = match &action.step {
+        Step::Provision { worker, image, .. } => format!("provision {worker} from {}", image.id),
+        Step::Retire { worker, order, .. } => {
+            let words = order.iter().map(|part| match part {
+                Unmake::Deregister(_) => "deregister",
+                Unmake::Abandon(_) => "abandon",
+                Unmake::Destroy => "destroy",
+                Unmake::Forget => "forget",
+            });
+            format!("retire {worker} ({})", words.collect::<Vec<_>>().join(", "))
+        }
+        Step::Attach { worker, .. } => format!("attach {worker}"),
+        Step::Mark { worker, .. } => format!("mark {worker}"),
+        Step::Unmark { worker, .. } => format!("unmark {worker}"),
+        Step::Release { reservation } => format!("release {reservation}"),
+        Step::Build { recipe } => format!("build {}", recipe.profile),
+        Step::DeleteImage { image } => format!("delete {image}"),
+    };
+    format!("{step}: {}", action.why)
+}
+
+fn say_held(held: &Held) -> String {
+    format!("{}: {}", held.subject, held.why_not)
+}
+
+fn numbers() -> Vec<Row> {
+    vec![
+        row(
+            "a waiting job gets a worker although none is kept ready",
+            world().profile("a", 0, 2).jobs(1, &["a"]),
+            &["provision a-100 from a.1: jobs waiting: 1, workers ready or on their way: 0"],
+            &[],
+        ),
+        row(
+            "ready workers are kept although no job waits",
+            world().profile("a", 1, 2),
+            &["provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1"],
+            &[],
+        ),
+        row(
+            "what is starting counts as ready",
+            world().profile("a", 1, 2).workers([worker("a-1", &[&offline])]),
+            &[],
+            &[],
+        ),
+        row(
+            "what is being made counts as ready before any list shows it",
+            world()
+                .profile("a", 1, 2)
+                .workers([worker("a-1", &[&making, &no_machine, &no_runner])]),
+            &[],
+            &[],
+        ),
+        row(
+            "what works is not ready: the next job gets the next worker",
+            world().profile("a", 0, 2).workers([worker("a-1", &[&busy])]).jobs(1, &["a"]),
+            &["provision a-100 from a.1: jobs waiting: 1, workers ready or on their way: 0"],
+            &[],
+        ),
+        row(
+            "max is respected, busy ones included, and it is said when a job waits for it",
+            world()
+                .profile("a", 1, 2)
+                .workers([worker("a-1", &[&busy]), idle("a-2")])
+                .jobs(2, &["a"]),
+            &[],
+            &["profile a: the profile has all of its 2 workers"],
+        ),
+        row(
+            "what its forge cannot be asked about counts against max",
+            world().profile("a", 2, 2).workers([idle("a-1"), idle("a-2")]).blind_hub(),
+            &[],
+            &[
+                "worker a-1: its forge cannot be seen: 502 Bad Gateway",
+                "worker a-2: its forge cannot be seen: 502 Bad Gateway",
+            ],
+        ),
+        row(
+            "a job that two profiles serve is counted once, for the first of them",
+            world()
+                .profile_with("a", 0, 2, serves_linux)
+                .profile_with("b", 0, 2, serves_linux)
+                .jobs(1, &["linux"]),
+            &["provision a-100 from a.1: jobs waiting: 1, workers ready or on their way: 0"],
+            &[],
+        ),
+        row(
+            "jobs beyond the max of the first profile that serves them go to the second",
+            world()
+                .profile_with("a", 0, 1, serves_linux)
+                .profile_with("b", 0, 2, serves_linux)
+                .jobs(2, &["linux"]),
+            &[
+                "provision a-100 from a.1: jobs waiting: 1, workers ready or on their way: 0",
+                "provision b-101 from b.1: jobs waiting: 1, workers ready or on their way: 0",
+            ],
+            &[],
+        ),
+        row(
+            "a job that no profile serves is told what is missing",
+            world().profile("a", 0, 1).jobs(1, &["a", "gpu"]),
+            &[],
+            &["job job-1: no profile offers all of: a, gpu"],
+        ),
+        row(
+            "a job that waits for a reservation waits for its workers, not for new ones",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&promised, &marked])])
+                .reserve(now() + SignedDuration::from_secs(60), &["a-1"])
+                .jobs(1, &["a"])
+                .but(|w| {
+                    let hub =
+                        w.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub");
+                    hub.queued[0].reserved_for = Some(name("promise"));
+                }),
+            &[],
+            &[],
+        ),
+        row(
+            "surplus retires the oldest idle workers first, and only as many as there are too many",
+            world().profile("a", 1, 3).workers([
+                idle("a-1"),
+                worker("a-2", &[&older(60)]),
+                worker("a-3", &[&older(90)]),
+            ]),
+            &[
+                "retire a-3 (deregister, destroy, forget): workers ready or on their way: 3, wanted: 1",
+                "retire a-2 (deregister, destroy, forget): workers ready or on their way: 3, wanted: 1",
+            ],
+            &[],
+        ),
+        row(
+            "a max that was lowered retires idle workers, never busy ones",
+            world().profile("a", 1, 1).workers([worker("a-1", &[&busy]), idle("a-2")]),
+            &[
+                "retire a-2 (deregister, destroy, forget): workers ready or on their way: 1, wanted: 1",
+            ],
+            &[],
+        ),
+        row(
+            "a reserved worker is not surplus, and another is made ready in its place",
+            world()
+                .profile("a", 1, 2)
+                .workers([worker("a-1", &[&promised, &marked])])
+                .reserve(now() + SignedDuration::from_secs(60), &["a-1"]),
+            &["provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1"],
+            &[],
+        ),
+        row(
+            "a profile that is not offered any more loses its idle workers and keeps its busy ones",
+            world().workers([idle("old-1"), worker("old-2", &[&busy])]),
+            &["retire old-1 (deregister, destroy, forget): its profile is not offered any more"],
+            &[],
+        ),
+        row(
+            "a draining pool retires what is idle, makes nothing, builds nothing, and lets jobs finish",
+            world()
+                .profile("a", 2, 4)
+                .workers([idle("a-1"), worker("a-2", &[&busy])])
+                .jobs(1, &["a"])
+                .but(|w| w.desired.draining = true)
+                .but(|w| w.observed.images.clear()),
+            &["retire a-1 (deregister, destroy, forget): the pool is being emptied"],
+            &[],
+        ),
+    ]
+}
+
+fn room() -> Vec<Row> {
+    vec![
+        row(
+            "a full host is said with numbers",
+            world()
+                .profile("a", 0, 9)
+                .profile_with("b", 0, 1, |p| p.resources = gib(2))
+                .workers([worker("a-1", &[&busy, &large(7)])])
+                .jobs(1, &["b"]),
+            &[],
+            &["profile b: no room: memory: 2048 MiB needed, 1024 MiB of 8192 MiB free"],
+        ),
+        row(
+            "what can never fit is said to be so, and nothing is retired for it",
+            world()
+                .profile("a", 2, 2)
+                .workers([idle("a-1"), idle("a-2")])
+                .profile_with("b", 0, 1, |p| p.resources = gib(9))
+                .jobs(1, &["b"]),
+            &[],
+            &["profile b: it can never fit on this host: \
+                 memory: 9216 MiB needed, 6144 MiB of 8192 MiB free"],
+        ),
+        row(
+            "what is being destroyed still holds its room",
+            world().profile("a", 1, 2).workers([worker("a-1", &[&large(8), &unmaking])]),
+            &[],
+            &["profile a: no room: memory: 1024 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "a machine that has stopped holds its room until it is destroyed",
+            world().profile("a", 1, 2).workers([worker("a-1", &[&large(8), &stopped])]),
+            &["retire a-1 (destroy, abandon, forget): its machine stopped: the guest shut down"],
+            &["profile a: no room: memory: 1024 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "what is being made holds its room before any list shows it",
+            world()
+                .profile("a", 2, 2)
+                .workers([worker("a-1", &[&large(8), &making, &no_machine, &no_runner])]),
+            &[],
+            &["profile a: no room: memory: 1024 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "an idle worker of another profile makes room for a job that waits, the oldest first",
+            world()
+                .profile("a", 2, 2)
+                .profile_with("b", 0, 1, |p| p.resources = gib(2))
+                .workers([worker("a-1", &[&large(4)]), worker("a-2", &[&large(4), &older(60)])])
+                .jobs(1, &["b"]),
+            &[
+                "retire a-2 (deregister, destroy, forget): a waiting job of profile b needs its room",
+            ],
+            &["profile b: no room: memory: 2048 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "room is made only when that suffices",
+            world()
+                .profile("a", 1, 2)
+                .profile_with("b", 0, 1, |p| p.resources = gib(4))
+                .workers([worker("a-1", &[&large(2)]), worker("a-2", &[&large(6), &busy])])
+                .jobs(1, &["b"]),
+            &[],
+            &["profile b: no room: memory: 4096 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "no room is made when what is ending will do",
+            world()
+                .profile("a", 1, 2)
+                .profile_with("b", 0, 1, |p| p.resources = gib(2))
+                .workers([worker("a-1", &[&large(4)]), worker("a-2", &[&large(4), &unmaking])])
+                .jobs(1, &["b"]),
+            &[],
+            &["profile b: no room: memory: 2048 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "a worker that a job of its own profile waits for makes no room",
+            world()
+                .profile("a", 0, 1)
+                .profile_with("b", 0, 1, |p| p.resources = gib(2))
+                .workers([worker("a-1", &[&large(8)])])
+                .jobs(1, &["a"])
+                .jobs(1, &["b"]),
+            &[],
+            &["profile b: no room: memory: 2048 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "room that a waiting job needs is not taken by workers to keep ready: no ping-pong",
+            world()
+                .profile_with("a", 2, 2, |p| p.resources = gib(4))
+                .profile_with("b", 0, 1, |p| p.resources = gib(6))
+                .workers([worker("a-1", &[&large(4), &unmaking])])
+                .jobs(1, &["b"]),
+            &[],
+            &[
+                "profile b: no room: memory: 6144 MiB needed, 4096 MiB of 8192 MiB free",
+                "profile a: no room: memory: 4096 MiB needed, 0 MiB of 8192 MiB free",
+            ],
+        ),
+    ]
+}
+
+fn blindness() -> Vec<Row> {
+    vec![
+        row(
+            "a forge that cannot be seen destroys nothing and makes nothing",
+            world()
+                .profile("a", 1, 9)
+                .workers([idle("a-1"), worker("a-2", &[&never_online]), worker("gone-3", &[])])
+                .blind_hub()
+                .but(|w| w.desired.profiles[0].min_idle = 9),
+            &[],
+            &[
+                "worker a-1: its forge cannot be seen: 502 Bad Gateway",
+                "worker a-2: its forge cannot be seen: 502 Bad Gateway",
+                "worker gone-3: its forge cannot be seen: 502 Bad Gateway",
+                "profile a: forge hub cannot be seen: 502 Bad Gateway",
+            ],
+        ),
+        row(
+            "a host that cannot be seen destroys nothing, makes nothing and deletes no image",
+            world()
+                .profile("a", 1, 9)
+                .workers([idle("a-1"), worker("a-2", &[&busy]), worker("a-3", &[&no_runner])])
+                .blind_host()
+                .but(|w| w.observed.images.push(image("gone", 1, 10)))
+                .but(|w| w.desired.profiles[0].min_idle = 9),
+            &[],
+            &[
+                "worker a-1: the hypervisor cannot be seen: no answer",
+                "worker a-3: the hypervisor cannot be seen: no answer",
+                "profile a: the hypervisor cannot be seen: no answer",
+            ],
+        ),
+        row(
+            "a builder that cannot be seen builds and deletes nothing",
+            world()
+                .profile("a", 0, 1)
+                .but(|w| w.observed.images.clear())
+                .but(|w| w.observed.builder = Sight::Unasked),
+            &[],
+            &["image builder: it has not answered yet"],
+        ),
+        row(
+            "a dead machine is cleared away although its forge cannot be seen",
+            world().profile("a", 0, 1).workers([worker("a-1", &[&stopped])]).blind_hub(),
+            &["retire a-1 (destroy, abandon, forget): its machine stopped: the guest shut down"],
+            &[],
+        ),
+        row(
+            "a record is not forgotten while its forge may hold a registration nobody told us of",
+            world()
+                .profile("a", 0, 1)
+                .workers([worker("a-1", &[&no_registration, &no_machine])])
+                .blind_hub(),
+            &[],
+            &["worker a-1: its forge cannot be seen: 502 Bad Gateway"],
+        ),
+        row(
+            "a busy worker is never retired, whatever else the lists say",
+            world()
+                .workers([
+                    worker("a-1", &[&busy]),
+                    worker("a-2", &[&busy, &older(100_000)]),
+                    worker("a-3", &[&busy, &no_record]),
+                    worker("a-4", &[&busy, &no_record, &quiet_guest]),
+                    worker("a-5", &[&busy, &promised]),
+                    worker("a-6", &[&no_record, &no_runner, &working_guest, &older(100_000)]),
+                    worker("a-7", &[&busy, &unmaking]),
+                    worker("a-8", &[&busy, &making, &no_machine]),
+                ])
+                .but(|w| w.desired.draining = true)
+                .but(|w| w.observed.images.clear()),
+            &[],
+            &[],
+        ),
+    ]
+}
+
+fn endings() -> Vec<Row> {
+    vec![
+        row(
+            "after its job a worker is retired, its machine included",
+            world().profile("a", 0, 1).workers([worker("a-1", &[&no_runner])]),
+            &["retire a-1 (deregister, destroy, forget): \
+               its runner is gone from the forge: the job is over"],
+            &[],
+        ),
+        row(
+            "a dead machine is destroyed before its forge is told",
+            world().profile("a", 0, 1).workers([worker("a-1", &[&stopped, &busy])]),
+            &["retire a-1 (destroy, abandon, forget): its machine stopped: the guest shut down"],
+            &[],
+        ),
+        row(
+            "a machine that is merely not listed is destroyed only when its forge agrees",
+            world().profile("a", 0, 1).workers([worker("a-1", &[&no_machine])]),
+            &["retire a-1 (deregister, destroy, forget): its machine is not there"],
+            &[],
+        ),
+        row(
+            "a pushed job on a machine that is not listed is asked after, by name, by its driver",
+            world().profile("a", 0, 1).workers([worker("a-1", &[&no_machine, &busy, &pushed])]),
+            &["attach a-1: no driver attends to it"],
+            &[],
+        ),
+        row(
+            "what was never registered is forgotten",
+            world().profile("a", 0, 1).workers([worker("a-1", &[&no_registration, &no_machine])]),
+            &["retire a-1 (destroy, forget): it was never registered: its maker died"],
+            &[],
+        ),
+        row(
+            "a runner that does not come online in time is retired",
+            world().profile("a", 1, 1).workers([worker("a-1", &[&never_online])]),
+            &[
+                "retire a-1 (deregister, destroy, forget): \
+                 its runner did not come online within 120 s",
+                "provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1",
+            ],
+            &[],
+        ),
+        row(
+            "a runner that was online is given its time, and then retired",
+            world().profile("a", 0, 2).workers([
+                worker("a-1", &[&offline, &known_for_long]),
+                worker("a-2", &[&offline, &|w| w.last_online = Some(ago(60))]),
+            ]),
+            &["retire a-1 (deregister, destroy, forget): \
+               its runner was offline for more than 120 s"],
+            &[],
+        ),
+        row(
+            "a machine without a record is retired when forge and guest say that it is idle",
+            world().profile("a", 0, 2).workers([
+                worker("a-1", &[&no_record, &quiet_guest]),
+                worker("a-2", &[&no_record, &no_runner, &quiet_guest, &known_for_long]),
+            ]),
+            &[
+                "retire a-1 (deregister, destroy): \
+                 no record explains this machine, and nothing runs in it",
+                "retire a-2 (destroy): no record explains this machine, and nothing runs in it",
+            ],
+            &[],
+        ),
+        row(
+            "a machine without a record is watched for a while when its forge lists no runner for it",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&no_record, &no_runner, &quiet_guest])]),
+            &[],
+            &["worker a-1: no record explains it and its forge lists no runner for it: \
+               it is watched"],
+        ),
+        row(
+            "a silent machine without a record is kept until the orphan limit, and not longer",
+            world().profile("a", 0, 2).workers([
+                worker("a-1", &[&no_record, &no_runner]),
+                worker("a-2", &[&no_record, &no_runner, &older(3000)]),
+            ]),
+            &["retire a-2 (destroy): \
+               no record explains this machine and its guest has been silent too long"],
+            &["worker a-1: no record explains it and its guest does not say whether it works"],
+        ),
+        row(
+            "a registration without record and machine is removed",
+            world().profile("a", 0, 1).workers([worker("a-1", &[&no_record, &no_machine])]),
+            &["retire a-1 (deregister, destroy): \
+               no record or machine belongs to this registration"],
+            &[],
+        ),
+        row(
+            "a retirement that failed waits its time",
+            world()
+                .profile("a", 0, 1)
+                .workers([worker("a-1", &[&no_runner])])
+                .backing_off(Subject::Worker(name("a-1"))),
+            &[],
+            &[
+                "worker a-1: the last try failed (it broke), the next one is at 2026-01-01T12:00:30Z",
+            ],
+        ),
+        row(
+            "a profile that failed waits its time, and others do not wait for it",
+            world().profile("a", 1, 1).profile("b", 1, 1).backing_off(Subject::Profile(name("a"))),
+            &["provision b-100 from b.1: workers ready or on their way: 0, to keep ready: 1"],
+            &["profile a: the last try failed (it broke), the next one is at 2026-01-01T12:00:30Z"],
+        ),
+        row(
+            "a worker that something is done to is left alone",
+            world().profile("a", 0, 1).workers([
+                worker("a-1", &[&unmaking]),
+                worker("a-2", &[&no_machine, &|w| w.in_flight = Some(Flight::Touching)]),
+            ]),
+            &[],
+            &[],
+        ),
+    ]
+}
+
+fn reservations() -> Vec<Row> {
+    let later = now() + SignedDuration::from_secs(60);
+    vec![
+        row(
+            "a driven forge's runner gets its driver, once",
+            world().profile("a", 2, 2).workers([
+                worker("a-1", &[&pushed, &offline]),
+                worker("a-2", &[&pushed, &|w| w.driven = true]),
+            ]),
+            &["attach a-1: no driver attends to it"],
+            &[],
+        ),
+        row(
+            "a promised worker is marked at its forge, once",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&promised]), worker("a-2", &[&promised, &marked])])
+                .reserve(later, &["a-1", "a-2"]),
+            &["mark a-1: it is reserved and the forge does not know yet"],
+            &[],
+        ),
+        row(
+            "a mark whose promise is over is taken away, but not under a job",
+            world()
+                .profile("a", 1, 2)
+                .workers([worker("a-1", &[&marked]), worker("a-2", &[&marked, &busy])]),
+            &["unmark a-1: its reservation does not hold any more"],
+            &[],
+        ),
+        row(
+            "a reservation ends with its time",
+            world()
+                .profile("a", 0, 1)
+                .workers([worker("a-1", &[&promised, &marked])])
+                .reserve(now(), &["a-1"]),
+            &["release promise: its time is over"],
+            &[],
+        ),
+        row(
+            "a reservation ends with the last of its workers",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&promised, &stopped])])
+                .reserve(later, &["a-1", "a-2"]),
+            &[
+                "retire a-1 (destroy, abandon, forget): its machine stopped: the guest shut down",
+                "release promise: none of its workers is left",
+            ],
+            &[],
+        ),
+        row(
+            "a reservation outlives what cannot be seen",
+            world()
+                .profile("a", 0, 1)
+                .workers([worker("a-1", &[&promised])])
+                .reserve(later, &["a-1"])
+                .blind_hub(),
+            &[],
+            &["worker a-1: its forge cannot be seen: 502 Bad Gateway"],
+        ),
+    ]
+}
+
+fn images() -> Vec<Row> {
+    let aged = |p: &mut Profile| p.image_max_age = Some(Duration::from_secs(900));
+    vec![
+        row(
+            "an image that is missing is built, and a worker waits for it",
+            world().profile("a", 1, 1).but(|w| w.observed.images.clear()),
+            &["build a: there is no image of the profile's recipe"],
+            &["profile a: its image is not built yet"],
+        ),
+        row(
+            "an image is built once at a time",
+            world()
+                .profile("a", 0, 1)
+                .but(|w| w.observed.images.clear())
+                .but(|w| w.observed.in_flight.extend([Subject::Build(name("a"))])),
+            &[],
+            &[],
+        ),
+        row(
+            "an image that is too old is built anew while it serves on",
+            world().profile_with("a", 1, 1, aged),
+            &[
+                "build a: the image is older than 900 s",
+                "provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1",
+            ],
+            &[],
+        ),
+        row(
+            "a newer image serves as soon as it is there, and the old one is deleted",
+            world().profile("a", 1, 1).but(|w| w.observed.images.push(image("a", 2, 10))),
+            &[
+                "delete a.1: there is a newer image and no worker uses this one",
+                "provision a-100 from a.2: workers ready or on their way: 0, to keep ready: 1",
+            ],
+            &[],
+        ),
+        row(
+            "an image that a machine or a record names is never deleted",
+            world()
+                .profile("a", 2, 2)
+                .workers([
+                    worker("a-1", &[&no_record, &busy]),
+                    worker(
+                        "a-2",
+                        &[&making, &no_machine, &no_runner, &|w| {
+                            w.record.as_mut().expect("a record").image = name("a.2");
+                        }],
+                    ),
+                ])
+                .but(|w| w.observed.images.push(image("a", 2, 10)))
+                .but(|w| w.observed.images.push(image("a", 3, 5)))
+                .but(|w| w.desired.profiles[0].min_idle = 1),
+            &[],
+            &[],
+        ),
+        row(
+            "an image of no profile is deleted",
+            world().but(|w| w.observed.images.push(image("gone", 1, 10))),
+            &["delete gone.1: no profile boots it and no worker uses it"],
+            &[],
+        ),
+    ]
+}
+
+fn rows() -> Vec<Row> {
+    [numbers(), room(), blindness(), endings(), reservations(), images()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[test]
+fn every_world_gives_its_plan() {
+    let mut broken = String::new();
+    for Row { promise, world, does, holds } in rows() {
+        let plan = world.plan();
+        let did: Vec<String> = plan.actions.iter().map(say_action).collect();
+        let held: Vec<String> = plan.held.iter().map(say_held).collect();
+        if did != does || held != holds {
+            broken += &format!("{promise}:\n  does {did:#?}\n  not {does:#?}\n");
+            broken += &format!("  holds {held:#?}\n  not {holds:#?}\n");
+        }
+    }
+    assert!(broken.is_empty(), "{broken}");
+}
+
+/// The names of all variants of an enum, which the compiler checks, and the name of a value's.
+macro_rules! variants {
+    ($all:ident, $of:ident, $type:ident: $($variant:ident)*) => {
+        const $all: &[&str] = &[$(stringify!($variant)),*];
+
+        fn $of(value: &$type) -> &'static str {
+            match value {
+                $($type::$variant { .. } => stringify!($variant),)*
+            }
+        }
+    };
+}
+
+variants!(WHYS, why_word, Why:
+    JobsWait BelowMinIdle Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Unattended Promised
+    NotPromised Expired Spent NoImage ImageTooOld Superseded ImageOfNoProfile);
+variants!(WHY_NOTS, why_not_word, WhyNot:
+    Unseen NoRoom AtMax NoImage BackingOff NoProfileServes);
+variants!(ENDINGS, ending_word, Ending:
+    RunnerGone Stopped Vanished NeverRegistered StartTimedOut LostContact Orphan Ghost Retiring);
+variants!(STEPS, step_word, Step:
+    Provision Retire Attach Mark Unmark Release Build DeleteImage);
+
+fn missing<'a>(all: &[&'a str], seen: &BTreeSet<&str>) -> Vec<&'a str> {
+    all.iter().filter(|word| !seen.contains(**word)).copied().collect()
+}
+
+#[test]
+fn every_reason_step_and_ending_has_a_row() {
+    let (mut whys, mut why_nots) = (BTreeSet::new(), BTreeSet::new());
+    let (mut endings, mut steps) = (BTreeSet::new(), BTreeSet::new());
+    for row in rows() {
+        let plan = row.world.plan();
+        whys.extend(plan.actions.iter().map(|action| why_word(&action.why)));
+        steps.extend(plan.actions.iter().map(|action| step_word(&action.step)));
+        why_nots.extend(plan.held.iter().map(|held| why_not_word(&held.why_not)));
+        for worker in row.world.observed.workers.values() {
+            let profile = worker.profile();
+            let profiles = &row.world.desired.profiles;
+            let profile = profiles.iter().find(|p| Some(&p.name) == profile.as_ref());
+            let timeouts = profile.map(|profile| profile.timeouts).unwrap_or_default();
+            if let Phase::Over(ending) = worker.phase(&timeouts, now()) {
+                endings.insert(ending_word(&ending));
+            }
+        }
+    }
+    assert_eq!(missing(WHYS, &whys), [""; 0], "Why without a row");
+    assert_eq!(missing(WHY_NOTS, &why_nots), [""; 0], "WhyNot without a row");
+    assert_eq!(missing(ENDINGS, &endings), [""; 0], "Ending without a row");
+    assert_eq!(missing(STEPS, &steps), [""; 0], "Step without a row");
+}
+
+#[test]
+fn only_a_worker_that_was_never_of_use_slows_its_profile_down() {
+    let fails = |worker: &Worker| {
+        let Phase::Over(ending) = worker.phase(&Default::default(), now()) else {
+            panic!("{worker:?} is not over");
+        };
+        Why::Over(ending).is_start_failure(worker)
+    };
+    let unused: &dyn Fn(&mut Worker) = &|worker| worker.last_online = None;
+    assert!(fails(&worker("a-1", &[&never_online])));
+    assert!(fails(&worker("a-1", &[&stopped, unused])));
+    assert!(fails(&worker("a-1", &[&no_machine, unused])));
+    assert!(!fails(&worker("a-1", &[&stopped])));
+    assert!(!fails(&worker("a-1", &[&no_runner])));
+    assert!(!fails(&worker("a-1", &[&no_record, &no_machine])));
+    assert!(!Why::Draining.is_start_failure(&idle("a-1")));
+}
+
+/// Carries a plan out as if everything succeeded at once, and looks again.
+fn carry_out(world: &mut World) -> usize {
+    let plan = world.plan();
+    for action in &plan.actions {
+        match &action.step {
+            Step::Provision { worker: made, profile, .. } => {
+                let size = large(profile.resources.memory_mib / 1024);
+                let made = worker(made.as_str(), &[&size, &offline]);
+                world.observed.next_serial += 1;
+                world.observed.workers.insert(made.name.clone(), made);
+            }
+            Step::Retire { worker, .. } => drop(world.observed.workers.remove(worker)),
+            Step::Release { reservation } => {
+                drop(world.observed.reservations.remove(reservation));
+            }
+            _ => (),
+        }
+    }
+    plan.actions.len()
+}
+
+#[test]
+fn a_plan_that_was_carried_out_leaves_nothing_to_plan() {
+    let full = world()
+        .profile("a", 4, 8)
+        .profile_with("b", 1, 2, |p| p.resources = gib(3))
+        .profile_with("c", 1, 2, |p| p.resources = gib(6))
+        .workers((1..=6).map(|n| idle(&format!("a-{n}"))))
+        .jobs(2, &["c"])
+        .jobs(3, &["b"]);
+    let empty = world().profile("a", 9, 9).profile_with("b", 9, 9, |p| p.resources = gib(3));
+    for mut world in [full, empty] {
+        let mut rounds = 0;
+        while carry_out(&mut world) > 0 {
+            rounds += 1;
+            assert!(rounds < 5, "still at it: {:#?}", world.plan().actions);
+        }
+        let mut used = Resources::default();
+        world.observed.workers.values().filter_map(Worker::holds).for_each(|r| used.add(r));
+        assert!(used.memory_mib <= 8 * 1024, "{used:?}");
+    }
+}
+
+#[test]
+fn ten_thousand_workers_are_planned_for_without_delay() {
+    let mut world = world().but(|w| {
+        w.observed.capacity =
+            Some(Capacity { vcpus: 1 << 20, memory_mib: 1 << 40, ..Capacity::default() });
+    });
+    for profile in 0..100 {
+        let text = format!("p{profile}");
+        world = world
+            .profile(&text, 50, 100)
+            .workers((1..=100).map(|n| match n % 4 {
+                0 => worker(&format!("{text}-{n}"), &[&busy]),
+                1 => worker(&format!("{text}-{n}"), &[&no_runner]),
+                _ => idle(&format!("{text}-{n}")),
+            }))
+            .jobs(20, &[&text]);
+    }
+    let began = std::time::Instant::now();
+    let plan = world.plan();
+    let took = began.elapsed();
+    println!(
+        "{} actions for {} workers: {took:?}",
+        plan.actions.len(),
+        world.observed.workers.len()
+    );
+    // A quadratic planner takes minutes; this leaves room for slow machines and unoptimised builds.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
