@@ -25,7 +25,7 @@ async fn bench(
 /// From a job's submission to its command's start where a guest takes no time at all: all of it is ours,
 /// the flushes of the disk included.
 pub async fn measure_own_time(table: &mut Table) -> anyhow::Result<()> {
-    let dir = tempfile::tempdir_in(".")?;
+    let dir = tempfile::tempdir_in("cache")?;
     let (bench, _) = bench(dir.path(), 1, 1).await?;
     let (mut starts, mut replacements) = (Vec::new(), Vec::new());
     let mut ended = None;
@@ -49,7 +49,7 @@ pub async fn measure_own_time(table: &mut Table) -> anyhow::Result<()> {
 /// What a thousand idle workers cost this process.
 pub async fn measure_many(table: &mut Table) -> anyhow::Result<()> {
     const WORKERS: u32 = 1_000;
-    let dir = tempfile::tempdir_in(".")?;
+    let dir = tempfile::tempdir_in("cache")?;
     let before = resident_mib()?;
     let (bench, _world) = bench(dir.path(), WORKERS, WORKERS).await?;
     bench.idle(WORKERS).await;
@@ -65,7 +65,7 @@ pub async fn measure_many(table: &mut Table) -> anyhow::Result<()> {
     let share = (processor_seconds()? - before) / WATCH.as_secs_f64() * 100.0;
     table.number("processor, 1,000 idle workers, nothing to do", format!("{share:.2} %"), "");
     drop(bench);
-    let dir = tempfile::tempdir_in(".")?;
+    let dir = tempfile::tempdir_in("cache")?;
     let (bench, _world) = self::bench(dir.path(), 2, 4).await?;
     bench.idle(2).await;
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -152,7 +152,9 @@ impl<'a> Planner<'a> {
             .collect();
         for worker in &retiring {
             let worker = &self.observed.workers[worker];
-            if let (Some(resources), Phase::Idle) = (worker.holds(), &self.phases[&worker.name]) {
+            if let (Some(resources), Some(Phase::Idle)) =
+                (worker.holds(), self.phase_of(&worker.name))
+            {
                 used.take_away(resources);
             }
         }

@@ -27,7 +27,10 @@ pub(super) struct Planner<'a> {
     pub(super) desired: &'a Desired,
     pub(super) now: Timestamp,
     pub(super) plan: Plan,
-    pub(super) phases: BTreeMap<&'a WorkerName, Phase>,
+    /// Of each worker, sorted by name.
+    phases: Vec<(&'a WorkerName, Phase)>,
+    /// The newest image of each profile's recipe.
+    images: BTreeMap<&'a ProfileName, &'a Image>,
     pub(super) tallies: BTreeMap<ProfileName, Tally<'a>>,
     pub(super) demand: BTreeMap<ProfileName, Vec<&'a QueuedJob>>,
     /// What is in use, ends included: what is being destroyed still holds its room.
@@ -48,7 +51,8 @@ impl<'a> Planner<'a> {
             desired,
             now,
             plan: Plan::default(),
-            phases: BTreeMap::new(),
+            phases: Vec::with_capacity(observed.workers.len()),
+            images: newest_images(observed, desired),
             tallies: BTreeMap::new(),
             demand,
             used: Resources::default(),
@@ -78,12 +82,19 @@ impl<'a> Planner<'a> {
                     Phase::Over(_) => (),
                 }
             }
-            planner.phases.insert(&worker.name, phase);
+            // They come sorted by name.
+            planner.phases.push((&worker.name, phase));
         }
         for tally in planner.tallies.values_mut() {
-            tally.idle.sort_by_key(|worker| (worker.created_at(), worker.name.clone()));
+            tally.idle.sort_by_key(|worker| (worker.created_at(), &worker.name));
         }
         planner
+    }
+
+    /// The phase of a worker, unless there is none of that name.
+    pub(super) fn phase_of(&self, name: &WorkerName) -> Option<&Phase> {
+        let at = self.phases.binary_search_by(|(other, _)| (*other).cmp(name)).ok()?;
+        Some(&self.phases[at].1)
     }
 
     pub(super) fn act(&mut self, step: Step, why: Why) {
@@ -110,8 +121,12 @@ impl<'a> Planner<'a> {
 
     pub(super) fn retire_the_over(&mut self) {
         let observed = self.observed;
-        for worker in observed.workers.values().filter(|worker| worker.in_flight.is_none()) {
-            let why = match &self.phases[&worker.name] {
+        // Both are sorted by name.
+        for (at, worker) in observed.workers.values().enumerate() {
+            if worker.in_flight.is_some() {
+                continue;
+            }
+            let why = match &self.phases[at].1 {
                 // Its driver asks for the machine by name, and ends the job when it is really gone.
                 Phase::Over(Ending::Vanished) if self.is_lost(worker) => continue,
                 Phase::Over(ending) => Why::Over(ending.clone()),
@@ -179,30 +194,35 @@ impl<'a> Planner<'a> {
 
     /// Sees that every runner of a driven forge has its driver, and every mark is as it should be.
     pub(super) fn attend(&mut self) {
-        for worker in self.observed.workers.values().filter(|worker| worker.in_flight.is_none()) {
+        for (at, worker) in self.observed.workers.values().enumerate() {
+            if worker.in_flight.is_some() {
+                continue;
+            }
             let (Some(runner), Some(forge_name)) = (worker.runner.seen(), worker.forge()) else {
                 continue;
             };
             let Some(forge) = self.observed.forges.get(forge_name) else {
                 continue;
             };
-            let phase = &self.phases[&worker.name];
+            let phase = &self.phases[at].1;
             let alive = worker.instance.seen().is_some() && !matches!(phase, Phase::Over(_));
             if !(alive || self.is_lost(worker)) || worker.record.is_none() {
+                continue;
+            }
+            let unattended = forge.drives && !worker.driven;
+            let mismarked = forge.reserves && runner.reserved_for != worker.reservation;
+            if !unattended && !mismarked {
                 continue;
             }
             let subject = Subject::Worker(worker.name.clone());
             let (worker_name, forge_name) = (worker.name.clone(), forge_name.clone());
             let runner_id = runner.id.clone();
-            if forge.drives && !worker.driven {
+            if unattended {
                 if !self.is_backing_off(&subject) {
                     let step =
                         Step::Attach { worker: worker_name, forge: forge_name, runner: runner_id };
                     self.act(step, Why::Unattended);
                 }
-                continue;
-            }
-            if !forge.reserves || runner.reserved_for == worker.reservation {
                 continue;
             }
             let may_mark = *phase == Phase::Reserved && runner.reserved_for.is_none();
@@ -231,7 +251,7 @@ impl<'a> Planner<'a> {
             if observed.in_flight.contains(&subject) {
                 continue;
             }
-            let lives = |name: &WorkerName| match self.phases.get(name) {
+            let lives = |name: &WorkerName| match self.phase_of(name) {
                 None | Some(Phase::Over(_)) => false,
                 Some(_) => true,
             };
@@ -280,8 +300,11 @@ impl<'a> Planner<'a> {
             return;
         }
         let (observed, desired) = (self.observed, self.desired);
-        let mut kept: BTreeSet<&ImageId> =
-            desired.profiles.iter().filter_map(|p| self.image_of(p)).map(|i| &i.id).collect();
+        let current: BTreeSet<&ImageId> = self.images.values().map(|image| &image.id).collect();
+        if observed.images.iter().all(|image| current.contains(&image.id)) {
+            return;
+        }
+        let mut kept = current;
         for worker in observed.workers.values() {
             kept.extend(worker.record.as_ref().map(|record| &record.image));
             kept.extend(worker.instance.seen().map(|instance| &instance.image));
@@ -302,7 +325,28 @@ impl<'a> Planner<'a> {
 
     /// The newest image of the profile's recipe.
     pub(super) fn image_of(&self, profile: &Profile) -> Option<&'a Image> {
-        let images = self.observed.images.iter().filter(|image| image.recipe == profile.recipe);
-        images.max_by_key(|image| (image.built_at, image.id.clone()))
+        self.images.get(&profile.name).copied()
     }
+}
+
+/// The newest image of each profile's recipe.
+fn newest_images<'a>(
+    observed: &'a Observed,
+    desired: &'a Desired,
+) -> BTreeMap<&'a ProfileName, &'a Image> {
+    let recipes: BTreeMap<&ProfileName, &Recipe> =
+        desired.profiles.iter().map(|profile| (&profile.name, &profile.recipe)).collect();
+    let mut newest: BTreeMap<&ProfileName, &Image> = BTreeMap::new();
+    for image in &observed.images {
+        let profile = &image.recipe.profile;
+        if recipes.get(profile).is_none_or(|recipe| **recipe != image.recipe) {
+            continue;
+        }
+        let age = |image: &Image| (image.built_at, image.id.clone());
+        let kept = newest.entry(profile).or_insert(image);
+        if age(image) > age(kept) {
+            *kept = image;
+        }
+    }
+    newest
 }
