@@ -34,9 +34,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc::RecvTimeoutError,
     },
     time::Duration,
 };
@@ -549,7 +551,17 @@ fn run_storm(seed: u64) {
         .start_paused(true)
         .build()
         .expect("a runtime");
+    // A pool that is busy without end lets no paused clock go on: no timeout of tokio's would ever come.
+    let (over, ends) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if ends.recv_timeout(Duration::from_secs(120)) == Err(RecvTimeoutError::Timeout) {
+            // Past the test's own captured output, which would be lost here.
+            let _ = writeln!(std::io::stderr(), "storm {seed}: it does not end");
+            std::process::exit(101);
+        }
+    });
     let outcome = std::panic::catch_unwind(|| runtime.block_on(weather(seed)));
+    drop(over);
     match outcome {
         Ok(Ok(())) => (),
         Ok(Err(broken)) => panic!("storm {seed}: {broken}"),

@@ -71,14 +71,16 @@ impl Engine {
 
     /// Says what is held anew, by kind: numbers that change in it are not news.
     pub(super) fn say_held(&self, held: &[Held]) {
-        let same = |a: &Held, b: &Held| {
-            a.subject == b.subject && discriminant(&a.why_not) == discriminant(&b.why_not)
+        let kinds = |held: &[Held]| -> BTreeMap<Subject, _> {
+            held.iter().map(|held| (held.subject.clone(), discriminant(&held.why_not))).collect()
         };
-        for new in held.iter().filter(|new| !self.held.iter().any(|old| same(old, new))) {
-            self.say(new.subject.clone(), What::Held(new.why_not.clone()));
+        let (before, after) = (kinds(&self.held), kinds(held));
+        for new in held {
+            if before.get(&new.subject) != Some(&discriminant(&new.why_not)) {
+                self.say(new.subject.clone(), What::Held(new.why_not.clone()));
+            }
         }
-        for old in self.held.iter().filter(|old| !held.iter().any(|new| new.subject == old.subject))
-        {
+        for old in self.held.iter().filter(|old| !after.contains_key(&old.subject)) {
             self.say(old.subject.clone(), What::Freed);
         }
     }

@@ -1,8 +1,9 @@
 //! The fake guest: runs a small language that looks like shell, by the clock.
 //!
 //! `/bin/sh -c SCRIPT` or a script file, statements separated by `;` or lines: `echo WORDS [>&2]`,
-//! `sleep SECONDS`, `exit CODE`, `cat PATH`, `pwd`, `true`, `false`; `"$NAME"` alone after `echo` is that
-//! variable. Any other program ends with 127, as one that does not exist.
+//! `sleep SECONDS`, `exit CODE`, `cat PATH`, `pwd`, `true`, `false`, `trap TERM`, after which no SIGTERM is
+//! heeded; `"$NAME"` alone after `echo` is that variable. Any other program ends with 127, as one that does
+//! not exist.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,6 +30,7 @@ pub(super) struct FakeProcess {
     stderr: Vec<(Timestamp, Vec<u8>)>,
     ends_at: Timestamp,
     exit: ExitStatus,
+    heeds_term: bool,
 }
 
 impl FakeProcess {
@@ -51,7 +53,7 @@ impl FakeProcess {
     }
 
     fn kill(&mut self, signal: u8, now: Timestamp) {
-        if self.runs(now) {
+        if self.runs(now) && (self.heeds_term || signal == 9) {
             self.stdout.retain(|(at, _)| *at <= now);
             self.stderr.retain(|(at, _)| *at <= now);
             self.ends_at = now;
@@ -201,6 +203,7 @@ fn foretell(machine: &mut Machine, command: &Command, start: Timestamp) -> FakeP
         stderr: Vec::new(),
         ends_at: start,
         exit: ExitStatus::Code(0),
+        heeds_term: true,
     };
     let argv: Vec<&str> = command.argv.iter().map(String::as_str).collect();
     let script = match argv.as_slice() {
@@ -267,6 +270,10 @@ impl FakeProcess {
                 Vec::new()
             }
             "true" => Vec::new(),
+            "trap" => {
+                self.heeds_term = false;
+                Vec::new()
+            }
             "exit" | "false" => {
                 self.exit = ExitStatus::Code(rest.parse().unwrap_or(u8::from(word == "false")));
                 return word == "exit";
