@@ -27,7 +27,8 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
     let cache = cache.canonicalize()?;
     let dir = tempfile::tempdir_in(&cache)?;
     let images = ImageStore::open(ImageConfig::new(dir.path().join("images"), cache)).await?;
-    let config = QemuConfig::new(dir.path().join("machines"), OwnerId::new("bench")?);
+    let machines = dir.path().join("machines");
+    let config = QemuConfig::new(machines.clone(), OwnerId::new("bench")?);
     let hypervisor = QemuHypervisor::open(config).await?;
     let alone = alone(&hypervisor, &images).await?;
     table.times("QEMU created", &alone.create, "");
@@ -44,7 +45,10 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
         let status = bench.pool.status();
         let made = status.workers.iter().find_map(|worker| worker.instance.as_ref());
         if let (Some(ended), Some(made)) = (ended, made) {
-            over.push(between(ended, Some(made.created_at)));
+            // Written in the moment before QEMU is started.
+            let argv = machines.join("instances").join(made.name.as_str()).join("argv");
+            let spawned = std::fs::metadata(argv)?.modified()?.try_into()?;
+            over.push(between(ended, Some(spawned)));
         }
         let job = bench.run("true").await?;
         warm.push(between(job.queued_at, job.started_at));

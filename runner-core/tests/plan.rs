@@ -1063,32 +1063,3 @@ fn a_plan_that_was_carried_out_leaves_nothing_to_plan() {
         assert!(used.memory_mib <= 8 * 1024, "{used:?}");
     }
 }
-
-#[test]
-fn ten_thousand_workers_are_planned_for_without_delay() {
-    let mut world = world().but(|w| {
-        w.observed.capacity =
-            Some(Capacity { vcpus: 1 << 20, memory_mib: 1 << 40, ..Capacity::default() });
-    });
-    for profile in 0..100 {
-        let text = format!("p{profile}");
-        world = world
-            .profile(&text, 50, 100)
-            .workers((1..=100).map(|n| match n % 4 {
-                0 => worker(&format!("{text}-{n}"), &[&busy]),
-                1 => worker(&format!("{text}-{n}"), &[&no_runner]),
-                _ => idle(&format!("{text}-{n}")),
-            }))
-            .jobs(20, &[&text]);
-    }
-    let began = std::time::Instant::now();
-    let plan = world.plan();
-    let took = began.elapsed();
-    println!(
-        "{} actions for {} workers: {took:?}",
-        plan.actions.len(),
-        world.observed.workers.len()
-    );
-    // A quadratic planner takes minutes; this leaves room for slow machines and unoptimised builds.
-    assert!(took < Duration::from_secs(5), "{took:?}");
-}
