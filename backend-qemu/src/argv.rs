@@ -95,7 +95,7 @@ pub fn argv(spec: &InstanceSpec, engine: Engine, extras: Extras) -> Vec<OsString
     argv.option("-smp", spec.resources.vcpus.to_string());
     argv.option("-pidfile", file::PID);
     talk(&mut argv);
-    network(&mut argv, spec.network);
+    network(&mut argv, spec);
     argv.json("-device", json!({ "driver": "virtio-rng-pci" }));
     argv.json("-device", json!({ "driver": "pvpanic-pci" }));
     argv.json("-device", json!({ "driver": "VGA" }));
@@ -176,12 +176,17 @@ fn talk(argv: &mut Argv) {
     );
 }
 
-fn network(argv: &mut Argv, network: Network) {
-    let restrict = match network {
+fn network(argv: &mut Argv, spec: &InstanceSpec) {
+    let restrict = match spec.network {
         Network::Open => false,
         Network::Restricted => true,
     };
-    argv.json("-netdev", json!({ "type": "user", "id": "net", "restrict": restrict }));
+    // The guest learns its name with its address.
+    let name = spec.name.as_str();
+    argv.json(
+        "-netdev",
+        json!({ "type": "user", "id": "net", "restrict": restrict, "hostname": name }),
+    );
     // Nothing boots from the network, so its boot program need not be loaded.
     argv.json("-device", json!({ "driver": "virtio-net-pci", "netdev": "net", "romfile": "" }));
 }
