@@ -51,7 +51,7 @@ use runner_core::{
     fake::{Call, FakeJobState, FakeWorld, Fault},
     image::{Recipe, RecipeKind},
     local::{JobSpec, JobState, LocalLimits, LocalQueue, Run},
-    plan::Subject,
+    plan::{Subject, Why},
     reservation::ReserveRequest,
     worker::{Ending, Phase},
 };
@@ -466,7 +466,18 @@ impl Storm {
     /// What the pool says of itself must not contradict what the storm did.
     fn judge_events(&self, events: &[Event]) -> Result<(), String> {
         let mut made = BTreeSet::new();
+        let mut blind: BTreeSet<&Subject> = BTreeSet::new();
+        let hub = Subject::Forge(self.hub.clone());
         for event in events {
+            match event.what {
+                What::Blind { .. } => {
+                    blind.insert(&event.subject);
+                }
+                What::Sighted => {
+                    blind.remove(&event.subject);
+                }
+                _ => (),
+            }
             let Subject::Worker(worker) = &event.subject else {
                 continue;
             };
@@ -475,9 +486,14 @@ impl Storm {
                     made.insert(worker.clone());
                     false
                 }
-                What::Decided { action, .. } if action == "retire" => {
+                What::Decided { action, why } if action == "retire" => {
                     made.remove(worker);
-                    false
+                    let pulled = worker.as_str().starts_with("pulled-");
+                    // A host that was seen may say that a machine is dead or not there, whatever its forge.
+                    let is_host_enough =
+                        matches!(why, Why::Over(Ending::Stopped(_) | Ending::Vanished));
+                    blind.contains(&Subject::Hypervisor)
+                        || (pulled && blind.contains(&hub) && !is_host_enough)
                 }
                 // The record is written first and removed last.
                 What::Phase { phase: Phase::Over(Ending::Orphan | Ending::Ghost) } => {
