@@ -17,6 +17,7 @@ struct EventPage {
 
 #[derive(Deserialize)]
 struct Event {
+    id: u64,
     subject: String,
     text: String,
 }
@@ -24,9 +25,10 @@ struct Event {
 /// Tells of everything that happens to images, machines and the job itself until a machine has the job.
 /// Returns when there is nothing to tell any more, also when the service does not answer.
 pub async fn tell(client: &Client, id: &str, say: impl Fn(String)) {
-    let Ok(EventPage { mut next, .. }) = client.list("/events?limit=1").await else { return };
-    // What was decided a moment before the job came concerns it too.
-    next = next.saturating_sub(20);
+    // What was decided a moment after the job came may be told already; what came before it is not its.
+    let Ok(EventPage { events, .. }) = client.list("/events?limit=100").await else { return };
+    let is_it = |event: &&Event| event.subject.ends_with(id);
+    let Some(mut next) = events.iter().find(is_it).map(|event| event.id) else { return };
     loop {
         let waits = client.job(id).await.is_ok_and(|job| job.state == "queued");
         let page: Result<EventPage, ClientError> =
