@@ -16,7 +16,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result, chain},
     event::{EventLog, What},
-    name::{JobId, WorkerName},
+    name::{JobId, ReservationId, WorkerName},
     plan::Subject,
     store::Store,
 };
@@ -318,9 +318,10 @@ impl Inner {
         self.store.write("write a runner", move |tx| rows::put_runner(tx, &row)).await
     }
 
-    /// Writes a runner whose mark changed, unless it got a job meanwhile: its driver writes it then.
-    async fn put_mark(&self, row: RunnerRow) -> Result<()> {
-        self.put_runner(row).await?;
+    /// Writes a runner's mark and nothing else of it: its driver may be writing that it has a job.
+    async fn put_mark(&self, name: WorkerName, mark: Option<ReservationId>) -> Result<()> {
+        let put = move |tx: &rusqlite::Transaction<'_>| rows::put_mark(tx, &name, mark.as_ref());
+        self.store.write("mark a runner", put).await?;
         self.hint.hint();
         Ok(())
     }

@@ -328,9 +328,11 @@ impl Storm {
     async fn submit_local(&mut self, life: &Life) {
         let lines = self.rng.random_range(1..6);
         let exit = [0, 0, 3][self.rng.random_range(0..3)];
+        // Some outlast every patience that the pool has.
+        let longest = [10.0, 10.0, 100.0][self.rng.random_range(0..3)];
         let mut script = String::new();
         for line in 0..lines {
-            let pause = self.seconds(10.0).as_secs_f64();
+            let pause = self.seconds(longest).as_secs_f64();
             script += &format!("echo line {line}\nsleep {pause:.3}\n");
         }
         script += &format!("exit {exit}\n");
@@ -357,9 +359,9 @@ impl Storm {
         drop(life.pool.reserve(request).await);
     }
 
-    /// Waits until nothing is left to do, or for a day.
+    /// Waits until nothing is left to do, or for three hours.
     async fn settle(&self, life: &Life) -> Result<(), String> {
-        for _ in 0..2_000 {
+        for _ in 0..250 {
             tokio::time::sleep(Duration::from_secs(43)).await;
             if self.unsettled(life).await.is_none() {
                 return Ok(());
@@ -431,6 +433,9 @@ impl Storm {
         }
         for (id, expected) in &self.local_jobs {
             let job = life.queue.job(id).await.map_err(|error| error.to_string())?;
+            if !job.state.is_over() {
+                return Err(format!("a local job did not end: {job:?}"));
+            }
             let log = self.log_of(life, id).await;
             let whole: String = (0..expected.lines).map(|line| format!("line {line}\n")).collect();
             let code = job.state.exit_code();

@@ -133,9 +133,13 @@ impl Engine {
         }
         match result {
             Ok(()) => {
-                self.backoff.remove(&subject);
                 if let Step::Retire { worker, .. } = &step {
                     self.records.remove(worker);
+                    // A forge may list for a while what it has removed: do not hurry to remove it again.
+                    let reason = "it was retired and is listed still".to_owned();
+                    self.back_off(subject.clone(), reason, None);
+                } else {
+                    self.backoff.remove(&subject);
                 }
                 self.say(subject.clone(), What::Done { action, took });
             }

@@ -89,7 +89,13 @@ impl Engine {
         let views = &self.views;
         self.actions.retain(|subject, action| !views.show(subject, action));
         let is_stale = |b: &Backoff| b.not_before.duration_since(now).as_secs() < -3600;
-        self.backoff.retain(|_, backoff| !is_stale(backoff));
+        let is_gone = |subject: &Subject| match subject {
+            Subject::Worker(name) => {
+                !workers.contains_key(name) && !self.actions.contains_key(subject)
+            }
+            _ => false,
+        };
+        self.backoff.retain(|subject, backoff| !is_stale(backoff) && !is_gone(subject));
         let highest =
             workers.keys().filter_map(|name| name.parts()).map(|(_, serial)| serial).max();
         self.serial = self.serial.max(highest.map_or(1, |serial| serial.saturating_add(1)));

@@ -110,7 +110,7 @@ impl Forge for LocalQueue {
     }
 
     async fn reserve(&self, id: &RunnerId, reservation: &ReservationId) -> Result<()> {
-        let row = {
+        let name = {
             let mut state = self.0.state();
             let Some(runner) = state.runners.values_mut().find(|runner| runner.is(id)) else {
                 return Err(Error::not_found(format!("runner {id}")));
@@ -120,15 +120,15 @@ impl Forge for LocalQueue {
                 return Err(Error::busy(format!("runner {id}")));
             }
             runner.row.reserved_for = Some(reservation.clone());
-            let row = runner.row.clone();
-            state.find_job_for(&row.name, &self.0.clock);
-            row
+            let name = runner.row.name.clone();
+            state.find_job_for(&name, &self.0.clock);
+            name
         };
-        self.0.put_mark(row).await
+        self.0.put_mark(name, Some(reservation.clone())).await
     }
 
     async fn release(&self, id: &RunnerId) -> Result<()> {
-        let row = {
+        let name = {
             let mut state = self.0.state();
             let Some(runner) = state.runners.values_mut().find(|runner| runner.is(id)) else {
                 return Ok(());
@@ -137,11 +137,11 @@ impl Forge for LocalQueue {
                 return Ok(()); // The mark goes with the runner when its job is over.
             }
             runner.row.reserved_for = None;
-            let row = runner.row.clone();
-            state.find_job_for(&row.name, &self.0.clock);
-            row
+            let name = runner.row.name.clone();
+            state.find_job_for(&name, &self.0.clock);
+            name
         };
-        self.0.put_mark(row).await
+        self.0.put_mark(name, None).await
     }
 }
 

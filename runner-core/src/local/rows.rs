@@ -96,6 +96,20 @@ pub(crate) fn put_runner(tx: &Transaction<'_>, runner: &RunnerRow) -> rusqlite::
     .map(|_| ())
 }
 
+/// Writes the mark of a runner, if there is such a runner.
+pub(crate) fn put_mark(
+    tx: &Transaction<'_>,
+    name: &WorkerName,
+    mark: Option<&ReservationId>,
+) -> rusqlite::Result<()> {
+    let query = "SELECT json FROM local_runners WHERE name = ?1";
+    let row = tx.query_row(query, [name.as_str()], json_column::<RunnerRow>).optional()?;
+    let Some(row) = row else {
+        return Ok(());
+    };
+    put_runner(tx, &RunnerRow { reserved_for: mark.cloned(), ..row })
+}
+
 pub(crate) fn remove_runner(tx: &Transaction<'_>, name: &WorkerName) -> rusqlite::Result<()> {
     tx.execute("DELETE FROM local_runners WHERE name = ?1", [name.as_str()]).map(|_| ())
 }
