@@ -64,6 +64,8 @@ impl QemuHypervisor {
     pub async fn open(config: QemuConfig) -> Result<Self> {
         let (path, owner) = (config.root.clone(), config.owner.clone());
         let root = blocking("open the root", move || Root::open(&path, &owner)).await?;
+        let strays = process::end_strays(root.path(), None).await;
+        strays.map_err(|error| error::io("end machines without a directory", error))?;
         let choice = accel::choose(&config, &config.root).await?;
         let inner = Arc::new(Inner {
             config,
@@ -266,7 +268,8 @@ impl Inner {
         let _turn = turn.lock().await;
         let Some(found) = self.find(name).await? else {
             self.forget(name);
-            return Ok(());
+            let ended = process::end_strays(self.root.path(), Some(name)).await;
+            return ended.map_err(|error| error::io(format!("stop {name}"), error));
         };
         let running = self.running(name);
         let qmp = running.as_ref().and_then(|running| running.qmp());

@@ -97,6 +97,9 @@ impl ImageStore {
     /// Everything of a build but the rename that makes it an image.
     fn prepare(&self, recipe: &Recipe, work: &Work) -> Result<(Building, Image)> {
         self.directory.sweep()?;
+        for broken in self.directory.delete_broken(&recipe.profile)? {
+            work.line(broken);
+        }
         work.check()?;
         let building = self.directory.begin(&recipe.profile, Timestamp::now())?;
         let content = match &recipe.kind {

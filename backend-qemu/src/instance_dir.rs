@@ -38,6 +38,11 @@ impl InstanceDir {
         &self.path
     }
 
+    /// What is locked while it lives.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.join(LOCK)
+    }
+
     pub(crate) fn join(&self, file: &str) -> PathBuf {
         self.path.join(file)
     }

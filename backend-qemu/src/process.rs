@@ -111,7 +111,7 @@ pub(crate) fn find(directory: &InstanceDir) -> io::Result<Option<Pid>> {
         let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid
             && is_in(pid, directory)?
-            && is_qemu(pid)
+            && is_qemu(pid, directory)
         {
             return Ok(Some(pid));
         }
@@ -130,11 +130,59 @@ fn is_in(pid: Pid, directory: &InstanceDir) -> io::Result<bool> {
     Ok(found.is_ok_and(|found| (found.dev(), found.ino()) == identity))
 }
 
-/// Whether it was started as we start QEMU, and is no operator's shell that looks around.
-fn is_qemu(pid: Pid) -> bool {
-    let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+/// Whether it keeps the instance alive, as no operator's shell that looks around does.
+fn is_qemu(pid: Pid, directory: &InstanceDir) -> bool {
+    let held = fs::metadata(format!("/proc/{}/fd/{}", pid.as_raw_nonzero(), fd::LOCK));
+    let lock = fs::metadata(directory.lock());
+    let identity = |file: fs::Metadata| (file.dev(), file.ino());
+    held.is_ok_and(|held| lock.is_ok_and(|lock| identity(held) == identity(lock)))
+}
+
+/// Kills the machines in `instances` whose directories were removed under them: nobody can reach them, and
+/// nothing but their processes shows that they are there. Of one name, or of any.
+pub(crate) async fn end_strays(instances: &Path, name: Option<&WorkerName>) -> io::Result<()> {
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?.file_name();
+        let pid = entry.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid else { continue };
+        let is_stray = || {
+            stray(pid, instances)
+                .is_some_and(|found| name.is_none_or(|name| name.as_str() == found))
+        };
+        if !is_stray() {
+            continue;
+        }
+        // What is opened first cannot become another.
+        let opened = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => continue,
+            result => result?,
+        };
+        if is_stray() {
+            tracing::warn!(
+                pid = pid.as_raw_nonzero(),
+                "Killing a machine whose directory was removed."
+            );
+            match pidfd_send_signal(&opened, Signal::KILL) {
+                Err(rustix::io::Errno::SRCH) => continue,
+                result => result?,
+            }
+        }
+        let deadline = Instant::now() + KILL;
+        while is_stray() && Instant::now() < deadline {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+    Ok(())
+}
+
+/// The name of the instance whose removed directory a process of ours runs in.
+fn stray(pid: Pid, instances: &Path) -> Option<String> {
+    let pid = pid.as_raw_nonzero();
+    let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    let name = cwd.strip_prefix(instances).ok()?.to_str()?.strip_suffix(" (deleted)")?;
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut arguments = command.split(|byte| *byte == 0);
-    arguments.any(|argument| argument == b"-pidfile")
+    arguments.any(|argument| argument == b"-pidfile").then(|| name.to_owned())
 }
 
 /// Signals the process, if it still is the one that runs there: what is opened first cannot become another.

@@ -1,17 +1,18 @@
 //! The event log: what happened, typed, in the order it happened, each action with its reason.
 
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast};
 
 use crate::{
     error::Result,
@@ -148,6 +149,10 @@ impl fmt::Display for Subject {
 
 /// How many events wait to be written before the oldest are dropped from the store (never from listeners).
 const WRITE_QUEUE: usize = 10_000;
+/// How many events are written at once.
+const BATCH: usize = 256;
+/// How long to wait after a store that failed.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How far a listener may lag.
 const LIVE_QUEUE: usize = 1_000;
 /// How many events the store keeps.
@@ -158,8 +163,68 @@ pub const EVENTS_KEPT: u64 = 20_000;
 pub struct EventLog {
     next: Arc<AtomicU64>,
     live: broadcast::Sender<Arc<Event>>,
-    write: mpsc::Sender<Arc<Event>>,
+    open: Arc<Open>,
     store: Store,
+}
+
+/// What is not in the store yet: next to nothing, unless the store fails for long.
+#[derive(Default)]
+struct Unwritten {
+    events: Mutex<VecDeque<Arc<Event>>>,
+    /// Whether nobody is left who could add to it.
+    closed: AtomicBool,
+    news: Notify,
+}
+
+/// Tells the writer when the last log is dropped.
+struct Open(Arc<Unwritten>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+        self.0.news.notify_one();
+    }
+}
+
+impl Unwritten {
+    fn events(&self) -> MutexGuard<'_, VecDeque<Arc<Event>>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes whatever comes. What cannot be written is tried again: an event that tells why the store
+    /// failed is there once it works.
+    async fn write(self: Arc<Self>, store: Store) {
+        let mut failing = false;
+        loop {
+            let batch: Vec<_> = self.events().iter().take(BATCH).cloned().collect();
+            let closed = self.closed.load(Ordering::Relaxed);
+            let Some(last) = batch.last().map(|event| event.id) else {
+                if closed {
+                    return;
+                }
+                self.news.notified().await;
+                continue;
+            };
+            match store.write_events(batch).await {
+                Ok(()) => {
+                    failing = false;
+                    let mut events = self.events();
+                    while events.front().is_some_and(|event| event.id <= last) {
+                        events.pop_front();
+                    }
+                }
+                Err(_) if closed => return,
+                Err(error) => {
+                    if !failing {
+                        let error = crate::error::chain(&error);
+                        tracing::error!(error, "Events could not be written; they are kept.");
+                    }
+                    failing = true;
+                    tokio::time::sleep(WRITE_AGAIN).await;
+                }
+            }
+        }
+    }
 }
 
 impl EventLog {
@@ -169,20 +234,15 @@ impl EventLog {
     /// `Backend` when the store cannot be read.
     pub async fn open(store: Store) -> Result<Self> {
         let next = store.last_event().await? + 1;
-        let (write, mut queue) = mpsc::channel::<Arc<Event>>(WRITE_QUEUE);
-        let writer = store.clone();
-        tokio::spawn(async move {
-            let mut batch = Vec::new();
-            while queue.recv_many(&mut batch, 256).await > 0 {
-                let events = std::mem::take(&mut batch);
-                if let Err(error) = writer.write_events(events).await {
-                    let error = crate::error::chain(&error);
-                    tracing::error!(error, "Events could not be written to the store.");
-                }
-            }
-        });
+        let unwritten = Arc::new(Unwritten::default());
+        tokio::spawn(unwritten.clone().write(store.clone()));
         let live = broadcast::channel(LIVE_QUEUE).0;
-        Ok(Self { next: Arc::new(AtomicU64::new(next)), live, write, store })
+        Ok(Self {
+            next: Arc::new(AtomicU64::new(next)),
+            live,
+            open: Arc::new(Open(unwritten)),
+            store,
+        })
     }
 
     /// Adds an event. Never waits.
@@ -194,9 +254,14 @@ impl EventLog {
             What::Phase { .. } | What::Freed => tracing::debug!("{event}"),
             _ => tracing::info!("{event}"),
         }
-        if self.write.try_send(event.clone()).is_err() {
-            tracing::error!(id, "An event could not be kept: the store is too slow or gone.");
+        {
+            let mut events = self.open.0.events();
+            events.push_back(event.clone());
+            if events.len() > WRITE_QUEUE {
+                events.pop_front();
+            }
         }
+        self.open.0.news.notify_one();
         // Fails when nobody listens, which is fine.
         let _ = self.live.send(event);
     }
@@ -206,20 +271,27 @@ impl EventLog {
         self.live.subscribe()
     }
 
-    /// Up to `limit` stored events with numbers above `after`, oldest first.
+    /// Up to `limit` events with numbers above `after`, oldest first.
     ///
     /// # Errors
     /// `Backend` when the store cannot be read.
     pub async fn since(&self, after: u64, limit: u32) -> Result<Vec<Event>> {
-        self.store.events_since(after, limit).await
+        // These first: what is written meanwhile is then in the store.
+        let unwritten: Vec<_> = self.open.0.events().iter().cloned().collect();
+        let mut events = self.store.events_since(after, limit).await?;
+        let last = events.last().map_or(after, |event| event.id);
+        let left = (limit as usize).saturating_sub(events.len());
+        let later = unwritten.iter().filter(|event| event.id > last).take(left);
+        events.extend(later.map(|event| (**event).clone()));
+        Ok(events)
     }
 
-    /// The newest `limit` stored events, oldest first.
+    /// The newest `limit` events, oldest first.
     ///
     /// # Errors
     /// `Backend` when the store cannot be read.
     pub async fn latest(&self, limit: u32) -> Result<Vec<Event>> {
         let last = self.next.load(Ordering::Relaxed) - 1;
-        self.store.events_since(last.saturating_sub(limit.into()), limit).await
+        self.since(last.saturating_sub(limit.into()), limit).await
     }
 }

@@ -348,6 +348,46 @@ impl Inner {
         removed
     }
 
+    /// Whether it is certain that nobody tried to start the runner's job there.
+    fn is_untouched(&self, name: &WorkerName) -> bool {
+        let state = self.state();
+        let job = state.runners.get(name).and_then(|runner| runner.row.job.as_ref());
+        job.and_then(|job| state.jobs.get(job)).is_some_and(|live| live.untouched)
+    }
+
+    /// Takes an untouched job from a runner and queues it again: in the store first, so that no successor
+    /// finds it in both places.
+    async fn give_back(&self, name: &WorkerName) -> Result<()> {
+        let (mut job, mut row) = {
+            let state = self.state();
+            let Some(row) = state.runners.get(name).map(|runner| runner.row.clone()) else {
+                return Ok(());
+            };
+            let live = row.job.as_ref().and_then(|job| state.jobs.get(job));
+            let Some(job) = live.map(|live| live.job.clone()) else {
+                return Ok(());
+            };
+            (job, row)
+        };
+        (job.state, job.worker, job.assigned_at) = (JobState::Queued, None, None);
+        row.job = None;
+        let written = job.clone();
+        self.store
+            .write_durably("take a job back", move |tx| {
+                rows::put_job(tx, &written)?;
+                rows::put_runner(tx, &row)
+            })
+            .await?;
+        {
+            let mut state = self.state();
+            state.unassign(&job.id, name);
+            state.hand_out(&job.id, &self.clock);
+        }
+        self.say(&job);
+        self.hint.hint();
+        Ok(())
+    }
+
     fn wake_driver_of(&self, job: &Job) {
         let state = self.state();
         if let Some(runner) = job.worker.as_ref().and_then(|name| state.runners.get(name)) {
@@ -391,15 +431,31 @@ impl Inner {
             let live = |live: &Live| (live.job.clone(), live.inputs.clone());
             (runners, state.jobs.values().map(live).collect::<Vec<_>>())
         };
-        self.store
+        let cut = self
+            .store
             .write_durably("write the local queue again", move |tx| {
+                let mut cut = Vec::new();
                 for (job, inputs) in &jobs {
-                    rows::put_job(tx, job)?;
+                    // What is there already was written since, and is newer.
+                    rows::put_job_if_missing(tx, job)?;
                     rows::put_inputs(tx, &job.id, inputs)?;
+                    if rows::log_end(tx, &job.id)? < job.log_bytes {
+                        cut.push(job.id.clone());
+                    }
                 }
-                runners.iter().try_for_each(|runner| rows::put_runner(tx, runner))
+                runners.iter().try_for_each(|runner| rows::put_runner(tx, runner))?;
+                Ok(cut)
             })
-            .await
+            .await?;
+        cut.into_iter().for_each(|id| self.read_again(&id));
+        Ok(())
+    }
+
+    /// Forgets how far a log was read: the store has lost it, and the guest still has it.
+    fn read_again(&self, id: &JobId) {
+        if let Some(live) = self.state().jobs.get_mut(id) {
+            (live.job.log_bytes, live.job.read_bytes, live.job.log_cut) = (0, 0, false);
+        }
     }
 }
 

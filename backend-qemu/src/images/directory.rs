@@ -55,6 +55,8 @@ impl Directory {
         for name in self.names()? {
             if !name.starts_with('.')
                 && let Some(image) = self.image(&name)?
+                // It is no image any more; a build of its profile deletes it.
+                && lost_file(&image)?.is_none()
             {
                 images.push(image);
             }
@@ -115,14 +117,25 @@ impl Directory {
             let reason = format!("it describes {}", image.id);
             return Err(failed(io::Error::other(reason)));
         }
-        for file in files(&image.boot) {
-            // A file that is gone together with the description was deleted while we looked.
-            if !exists(file)? && exists(&path)? {
-                let reason = format!("it names {}, which does not exist", file.display());
-                return Err(failed(io::Error::other(reason)));
+        Ok(exists(&path)?.then_some(image))
+    }
+
+    /// Deletes the images of a profile that lack a file, as nothing can boot from them any more. Returns
+    /// what was wrong with each.
+    pub(super) fn delete_broken(&self, profile: &ProfileName) -> Result<Vec<String>> {
+        let mut broken = Vec::new();
+        for name in self.names()?.iter().filter(|name| !name.starts_with('.')) {
+            let Some(image) = self.image(name)?.filter(|image| image.recipe.profile == *profile)
+            else {
+                continue;
+            };
+            if let Some(file) = lost_file(&image)? {
+                self.delete(&image.id)?;
+                let file = file.display();
+                broken.push(format!("image {} is deleted: {file} does not exist", image.id));
             }
         }
-        Ok(exists(&path)?.then_some(image))
+        Ok(broken)
     }
 
     fn unused_id(&self, profile: &ProfileName, now: Timestamp) -> Result<ImageId> {
@@ -294,6 +307,16 @@ fn files(boot: &Boot) -> Vec<&Path> {
         Boot::Disk { path, .. } => vec![path],
         _ => Vec::new(),
     }
+}
+
+/// A file that the image boots from and that does not exist.
+fn lost_file(image: &Image) -> Result<Option<&Path>> {
+    for file in files(&image.boot) {
+        if !exists(file)? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 /// Removes a directory and all in it; fine when another sweep is faster.

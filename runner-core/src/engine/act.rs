@@ -141,6 +141,10 @@ impl Engine {
                 } else {
                     self.backoff.remove(&subject);
                 }
+                if let Step::Build { recipe } = &step {
+                    // What failed may have failed for want of it.
+                    self.backoff.remove(&Subject::Profile(recipe.profile.clone()));
+                }
                 self.say(subject.clone(), What::Done { action, took });
             }
             Err(error) => {

@@ -22,6 +22,10 @@ use crate::{
 
 /// How long to wait for news before looking at the clock and at wishes to cancel.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often to see whether a guest that waits for a job still answers.
+const IDLE_LOOK: Duration = Duration::from_secs(10);
+/// How long its answer may take.
+const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a guest may be out of reach after its job's deadline until the job counts as timed out.
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a guest that was ready may be out of reach until its job counts as never started.
@@ -88,7 +92,42 @@ impl Driver<'_> {
             match self.assigned() {
                 Some(Assigned::Job(job)) => return self.own(*job).await.map(Some),
                 Some(Assigned::Gone) => return Ok(None),
-                None => woken.await,
+                None => tokio::select! {
+                    biased;
+                    () = woken => (),
+                    error = self.silence() => {
+                        // It stays out of reach of jobs until it answers again, or is retired.
+                        let mut state = self.inner.state();
+                        if let Some(runner) = state.runners.get_mut(&self.name)
+                            && runner.row.job.is_none()
+                        {
+                            runner.idle = false;
+                            drop(state);
+                            self.inner.hint.hint();
+                            return Err(error);
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Returns when the guest does not answer any more.
+    async fn silence(&self) -> Error {
+        let nothing = ProcessId::new("nothing").expect("a word is a valid id");
+        loop {
+            tokio::time::sleep(IDLE_LOOK).await;
+            let ask = self.guest.follow(&nothing, Cursor::default(), Duration::ZERO);
+            match tokio::time::timeout(IDLE_PATIENCE, ask).await {
+                // That there is no such process is an answer. If it is the machine that is not there, the
+                // list of machines shows it.
+                Ok(Err(error)) if error.is_not_found() => (),
+                Ok(Ok(_)) => (),
+                Ok(Err(error)) => return error,
+                Err(_) => {
+                    let late = std::io::Error::other("it took too long");
+                    return Error::backend("guest", "see whether it answers", late);
+                }
             }
         }
     }
@@ -143,12 +182,18 @@ impl Driver<'_> {
         let process = ProcessId::new(id.as_str())?;
         let state = match self.run(job, &process).await {
             Ok(outcome) => self.judge(outcome),
+            // On another machine it would end the same.
+            Err(error @ (Error::Invalid { .. } | Error::Exhausted { .. })) => {
+                JobState::Interrupted { reason: format!("it could not be started: {error}") }
+            }
+            // Nobody has tried to start it here: another machine may.
+            Err(error) if self.inner.is_untouched(&self.name) => {
+                self.inner.give_back(&self.name).await?;
+                return Err(error);
+            }
             // The machine is gone for certain: nobody will ever know more.
             Err(error) if error.is_not_found() => {
                 JobState::Interrupted { reason: "its machine died".to_owned() }
-            }
-            Err(error @ (Error::Invalid { .. } | Error::Exhausted { .. })) => {
-                JobState::Interrupted { reason: format!("it could not be started: {error}") }
             }
             Err(error) => self.give_up(&error).ok_or(error)?,
         };
@@ -214,7 +259,9 @@ impl Driver<'_> {
 
     /// Starts the command unless it was started, and follows it to its end.
     async fn run(&self, job: Job, process: &ProcessId) -> Result<Outcome> {
-        if job.started_at.is_none() && !self.was_started(process).await? {
+        if job.started_at.is_none()
+            && (self.inner.is_untouched(&self.name) || !self.was_started(process).await?)
+        {
             if job.cancel_requested {
                 return Ok(Outcome::Stopped);
             }
@@ -260,6 +307,9 @@ impl Driver<'_> {
             working_dir: Some(dir.to_owned()),
             merge_stderr: true,
         };
+        if let Some(live) = self.inner.state().jobs.get_mut(&job.id) {
+            live.untouched = false;
+        }
         self.guest.spawn(process, &command).await
     }
 
@@ -301,7 +351,9 @@ impl Driver<'_> {
                 // A wish to cancel.
                 () = self.wake.notified() => Progress::default(),
             };
-            self.keep(job, &progress).await?;
+            if !self.keep(job, &progress).await? {
+                continue;
+            }
             match progress.exit {
                 Some(exit) if asked.is_some() && !exit.success() => return Ok(Outcome::Stopped),
                 Some(exit) => return Ok(Outcome::Ended(exit)),
@@ -344,10 +396,14 @@ impl Driver<'_> {
         left.map_or(LOOK, |left| LOOK.min(left)).max(Duration::from_millis(10))
     }
 
-    /// Adds output to the log: what goes beyond the limit is counted and replaced by one clear mark.
-    async fn keep(&self, before: Job, progress: &Progress) -> Result<()> {
+    /// Adds output to the log: what goes beyond the limit is counted and replaced by one clear mark. False
+    /// when all of it must be read once more.
+    async fn keep(&self, before: Job, progress: &Progress) -> Result<bool> {
+        if self.live().is_none_or(|job| job.read_bytes != before.read_bytes) {
+            return Ok(false);
+        }
         if progress.stdout.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut job = before.clone();
         let limit = self.inner.limits.log_bytes;
@@ -365,7 +421,8 @@ impl Driver<'_> {
         job.log_bytes += chunk.len() as u64;
         job.read_bytes += progress.stdout.len() as u64;
         job.first_output_at = job.first_output_at.or_else(|| Some(self.inner.clock.now()));
-        if !rows::append_log(&self.inner.store, job.clone(), start, chunk).await? {
+        let kept = rows::append_log(&self.inner.store, job.clone(), start, chunk).await?;
+        if !kept {
             // The store was begun anew and has lost what came before: the guest still has it.
             (job.log_bytes, job.read_bytes, job.log_cut) = (0, 0, false);
             rows::clear_log(&self.inner.store, job.clone()).await?;
@@ -376,7 +433,7 @@ impl Driver<'_> {
             live.job = Job { cancel_requested, ..job };
             live.news.send_replace(());
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// The outputs as a tar archive; a problem is said in the log and does not change how the job ended.

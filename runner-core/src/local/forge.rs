@@ -72,6 +72,10 @@ impl Forge for LocalQueue {
         };
         let (name, job) = found;
         match job {
+            Some(_) if self.0.is_untouched(&name) => {
+                self.0.give_back(&name).await?;
+                self.0.remove_runner(name).await
+            }
             Some(mut job) => {
                 let reason = "its machine died".to_owned();
                 job.state = JobState::Interrupted { reason };

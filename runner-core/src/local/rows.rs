@@ -74,6 +74,15 @@ pub(crate) fn put_job(tx: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
     .map(|_| ())
 }
 
+/// Writes a job unless there is one of its id.
+pub(crate) fn put_job_if_missing(tx: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
+    let there = tx
+        .prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?
+        .query_row([job.id.as_str()], |_| Ok(()))
+        .optional()?;
+    if there.is_some() { Ok(()) } else { put_job(tx, job) }
+}
+
 pub(crate) fn put_inputs(
     tx: &Transaction<'_>,
     id: &JobId,
@@ -178,14 +187,7 @@ pub(crate) async fn append_log(
 ) -> Result<bool> {
     store
         .write("write a job's log", move |tx| {
-            let end: Option<u64> = tx
-                .prepare_cached(
-                    "SELECT start + length(chunk) FROM job_log WHERE job = ?1
-                     ORDER BY start DESC LIMIT 1",
-                )?
-                .query_row([job.id.as_str()], |row| row.get(0))
-                .optional()?;
-            if end.unwrap_or(0) != start {
+            if log_end(tx, &job.id)? != start {
                 return Ok(false);
             }
             put_job(tx, &job)?;
@@ -196,6 +198,17 @@ pub(crate) async fn append_log(
             Ok(true)
         })
         .await
+}
+
+/// Where a job's log ends.
+pub(crate) fn log_end(tx: &Transaction<'_>, id: &JobId) -> rusqlite::Result<u64> {
+    let end = tx
+        .prepare_cached(
+            "SELECT start + length(chunk) FROM job_log WHERE job = ?1 ORDER BY start DESC LIMIT 1",
+        )?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(end.unwrap_or(0))
 }
 
 /// Empties a job's log, to read it from the guest once more.

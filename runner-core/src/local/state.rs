@@ -29,6 +29,8 @@ pub(super) struct State {
 pub(super) struct Live {
     pub(super) job: Job,
     pub(super) inputs: Arc<Vec<InputFile>>,
+    /// Nobody has tried to start its command since it was handed out, which was in this process.
+    pub(super) untouched: bool,
     /// Tells whoever follows it that there is news.
     pub(super) news: watch::Sender<()>,
 }
@@ -72,7 +74,8 @@ impl State {
         if job.state == JobState::Queued {
             self.waiting.insert(order(&job));
         }
-        self.jobs.insert(job.id.clone(), Live { job, inputs, news: watch::channel(()).0 });
+        let live = Live { job, inputs, untouched: false, news: watch::channel(()).0 };
+        self.jobs.insert(live.job.id.clone(), live);
     }
 
     /// Gives a waiting job to a ready runner, if there is one for it.
@@ -107,6 +110,7 @@ impl State {
         live.job.state = JobState::Running;
         live.job.worker = Some(name.clone());
         live.job.assigned_at = Some(clock.now());
+        live.untouched = true;
         runner.row.job = Some(id);
         runner.wake.notify_one();
     }

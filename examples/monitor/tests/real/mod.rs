@@ -53,6 +53,7 @@ pub struct Monitor {
     pub dir: TempDir,
     pub data: PathBuf,
     pub config: String,
+    mounted: bool,
     child: Option<Child>,
     url: String,
     client: (Runtime, reqwest::Client),
@@ -102,10 +103,20 @@ impl Monitor {
                 .replace("CACHE", cache.to_str().unwrap())
                 .replace("QEMU", "qemu-system-x86_64"),
             dir,
+            mounted: false,
             child: None,
             url: String::new(),
             client: (runtime, client.build().unwrap()),
         })
+    }
+
+    /// Gives the data directory a small file system of its own, if that is allowed here.
+    pub fn mount(&mut self, size: &str) -> bool {
+        fs::create_dir(&self.data).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&self.data);
+        self.mounted = mount.status().is_ok_and(|status| status.success());
+        self.mounted
     }
 
     /// Starts the process; it is answered when this returns.
@@ -380,6 +391,10 @@ impl Drop for Monitor {
                 signal(pid, "KILL");
             }
             std::thread::sleep(Duration::from_millis(50));
+        }
+        if self.mounted {
+            // Lazily: whoever had it open has just been ended.
+            let _ = Command::new("umount").arg("-l").arg(&self.data).status();
         }
         if std::thread::panicking() {
             let log = self.log_from(0);
