@@ -2,35 +2,47 @@
 //!
 //! Each storm runs a whole pool with two forges (one whose guests pull, and the local queue) on a fake host,
 //! by a paused clock: jobs are submitted, lists fail, hang or come back short, calls lose their answers or
-//! have half an effect, machines die, runners and records vanish, and the pool itself dies at any await and
-//! starts again. Then everything behaves, and what the fakes know to be true is compared with what was
-//! promised: no job killed, none run twice, none lost but with its machine, every log complete, nothing
-//! left over.
+//! have half an effect, machines die, runners vanish, the store is lost, lists fail for minutes, images grow
+//! old, the offer changes, and the pool itself dies at any await and starts again. Then everything behaves,
+//! and what the fakes know to be true is compared with what was promised: no job killed, none run twice,
+//! none lost but with its machine, every log complete, nothing left over; and the pool's own events with
+//! what it could see: nothing decided that an unreadable list was needed for, no room asked for twice.
 //!
 //! A storm that fails prints its seed; `STORM_SEED=n cargo test -p runner-core --test weather one_storm`
 //! repeats it. `STORMS=n` sets how many there are (1,200 by default).
 //!
 //! # The storms notice
 //!
-//! `scripts/plant-bugs` plants each of these in a copy of the tree and expects the storms to fail:
+//! `scripts/plant-bugs` plants each of these in a copy of the tree and expects the storms to fail. If one
+//! passes unnoticed after a change, it is the storms that need strengthening:
 //!
 //! | planted bug | how it shows |
 //! |---|---|
-//! | a runner that is busy may be deregistered (fake and local forge say yes) | a machine was destroyed while a job ran on it |
-//! | retiring destroys first and deregisters afterwards | a machine was destroyed while a job ran on it |
-//! | a machine that one list lacks counts as gone at once | a machine was destroyed while a job ran on it |
-//! | a forge that cannot be listed counts as one without runners | idle and busy workers are retired; churn |
-//! | a guest of an orphan is not asked whether it works | a machine was destroyed while a job ran on it |
-//! | the record is written after the machine was made | a machine is left that nobody retires, or a runner |
-//! | the record is forgotten before the machine is destroyed | after a crash the worker is an orphan whose runner is left over |
-//! | a list that began before an action ended is believed | more workers are made than wanted |
-//! | a retired worker's runner is not deregistered | registrations are left over |
-//! | a process is spawned again when its job is taken up again | a job's log holds a line twice |
-//! | the log and how far it was read are written apart | a log has a gap or a repeat after a crash |
-//! | a failed action is never tried again | the pool does not settle |
-//! | images are deleted although a machine boots them | an image was deleted under a machine |
-//! | what is being destroyed holds no room | the host refuses machines: the pool starves or fails |
-//! | a driver that failed is not attached again | a local job never ends |
+//! | the fake forge lets a busy runner be deregistered | `… was destroyed while job-… ran on it` |
+//! | the local queue lets a busy runner be deregistered | `a local job did not end`, or one's machine was destroyed |
+//! | a forge that says busy is not heeded | `… was destroyed while job-… ran on it` |
+//! | retiring destroys first and deregisters afterwards | `… was destroyed while job-… ran on it` |
+//! | a machine that one list lacks counts as dead | `… was destroyed while job-… ran on it` |
+//! | a pushed job on a machine that the list lacks is not asked for by name | `a local job did not end` |
+//! | a forge that cannot be listed counts as one without runners | `retire …: its runner is gone`, decided while blind |
+//! | a host that cannot be listed counts as one without machines | `… is over: its machine is not there`, or it `went while Instances could not be read` |
+//! | the guest of an orphan is not asked whether it works | `… was destroyed while … ran on it`, after the store was lost |
+//! | an orphan whose forge lists no runner is not watched first | `… was destroyed while job-… ran on it`, after a short list |
+//! | the record is written after the machine was made | `no record or machine belongs to this registration`, although no record was lost |
+//! | the record is forgotten before the machine is destroyed | `no record or machine belongs to this registration` |
+//! | a record is forgotten whose registration may exist | `no record or machine belongs to this registration` |
+//! | a list that began before an action ended is believed | `a job of the hub went wrong`, or a machine just made `is not there` |
+//! | a retired worker's runner is not deregistered | `no record or machine belongs to this registration` |
+//! | a process gets a new name each time its job is taken up | `… was destroyed while … ran on it`: the job ran twice |
+//! | a guest is touched before it is durable whose job it has | `… was destroyed while … ran on it` |
+//! | a mark is written together with what else the runner was | `… was destroyed while … ran on it` |
+//! | the log and how far it was read are written apart | `job … ended as Some(124), not 3`: it is followed no more |
+//! | a failed action is never tried again | the pool does not settle: `… backing off …` |
+//! | a driver that failed is not attached again | the pool does not settle: `… backing off …` |
+//! | images are deleted although a machine boots them | `image … was deleted under …` |
+//! | what is being destroyed holds no room | `provision … failed: not enough memory` |
+//! | a worker that is being made holds no room | `provision … failed: not enough memory` |
+//! | a reservation has no end | `a reservation did not end` |
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -253,6 +265,7 @@ impl Storm {
                 }
                 80..82 => self.lose_sight(Call::Instances).await?,
                 82..84 => self.lose_sight(Call::Runners(self.hub.clone())).await?,
+                84..90 => self.change_offer(&life).await,
                 _ => {
                     let wait = self.seconds(40.0);
                     tokio::time::sleep(wait).await;
@@ -326,6 +339,37 @@ impl Storm {
     }
 
     async fn submit_local(&mut self, life: &Life) {
+        let (spec, expected) = self.local_job();
+        let job = life.queue.submit(spec, Vec::new()).await.expect("submit");
+        self.local_jobs.insert(job.id, expected);
+    }
+
+    /// The operator changes how many workers are kept ready, and in that moment there is a job.
+    async fn change_offer(&mut self, life: &Life) {
+        for profile in &mut self.profiles {
+            profile.min_idle = self.rng.random_range(0..=profile.max.min(2));
+        }
+        let (spec, expected) = self.local_job();
+        let later = |moments: u32| async move {
+            for _ in 0..moments {
+                tokio::task::yield_now().await;
+            }
+        };
+        let [first, second] = [(); 2].map(|()| self.rng.random_range(0..8));
+        let offer = async {
+            later(first).await;
+            life.pool.offer(self.profiles.clone()).await
+        };
+        let submit = async {
+            later(second).await;
+            life.queue.submit(spec, Vec::new()).await
+        };
+        let (offered, job) = tokio::join!(offer, submit);
+        offered.expect("good profiles");
+        self.local_jobs.insert(job.expect("submit").id, expected);
+    }
+
+    fn local_job(&mut self) -> (JobSpec, Expected) {
         let lines = self.rng.random_range(1..6);
         let exit = [0, 0, 3][self.rng.random_range(0..3)];
         // Some outlast every patience that the pool has.
@@ -340,8 +384,7 @@ impl Storm {
             if self.rng.random_bool(0.7) { name("pushed") } else { name("rare") };
         let spec =
             JobSpec { profile: Some(profile), run: Run::Script(script), ..JobSpec::default() };
-        let job = life.queue.submit(spec, Vec::new()).await.expect("submit");
-        self.local_jobs.insert(job.id, Expected { lines, exit });
+        (spec, Expected { lines, exit })
     }
 
     async fn reserve(&mut self, life: &Life) {
