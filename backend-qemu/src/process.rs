@@ -135,7 +135,15 @@ fn is_qemu(pid: Pid, directory: &InstanceDir) -> bool {
     let held = fs::metadata(format!("/proc/{}/fd/{}", pid.as_raw_nonzero(), fd::LOCK));
     let lock = fs::metadata(directory.lock());
     let identity = |file: fs::Metadata| (file.dev(), file.ino());
-    held.is_ok_and(|held| lock.is_ok_and(|lock| identity(held) == identity(lock)))
+    let holds = held.is_ok_and(|held| lock.is_ok_and(|lock| identity(held) == identity(lock)));
+    // The lock's file may have been removed by hand.
+    holds || is_started_by_us(pid)
+}
+
+/// Whether it was started with the arguments that we give QEMU.
+fn is_started_by_us(pid: Pid) -> bool {
+    let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    command.split(|byte| *byte == 0).any(|argument| argument == b"-pidfile")
 }
 
 /// Kills the machines in `instances` whose directories were removed under them: nobody can reach them, and
@@ -177,12 +185,9 @@ pub(crate) async fn end_strays(instances: &Path, name: Option<&WorkerName>) -> i
 
 /// The name of the instance whose removed directory a process of ours runs in.
 fn stray(pid: Pid, instances: &Path) -> Option<String> {
-    let pid = pid.as_raw_nonzero();
-    let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    let cwd = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).ok()?;
     let name = cwd.strip_prefix(instances).ok()?.to_str()?.strip_suffix(" (deleted)")?;
-    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut arguments = command.split(|byte| *byte == 0);
-    arguments.any(|argument| argument == b"-pidfile").then(|| name.to_owned())
+    is_started_by_us(pid).then(|| name.to_owned())
 }
 
 /// Signals the process, if it still is the one that runs there: what is opened first cannot become another.
