@@ -158,12 +158,15 @@ fn a_full_disk_is_told_and_its_end_noticed() {
     monitor.kill();
 }
 
+/// What it is, how it is brought about, and what the log says of it.
+type Fault = (&'static str, fn(&Path), &'static str);
+
 #[test]
 fn a_store_that_is_deleted_or_truncated_costs_no_running_job() {
     let Some(mut monitor) = started() else {
         return;
     };
-    let faults: [(&str, fn(&Path), &str); 3] = [
+    let faults: [Fault; 3] = [
         ("deleted", |store| fs::remove_file(store).unwrap(), "is gone"),
         (
             "emptied",
