@@ -193,9 +193,11 @@ async fn why_it_stopped_is_told() {
     for (serial, (script, reason)) in (1..).zip(cases) {
         let guest = fixture.ready(serial).await;
         let mut changes = fixture.hypervisor().changes();
-        let command = Command::new(["/bin/sh", "-c", script]);
+        // The driver that tells of a panic is loaded soon after the agent answers.
+        let settled = "until [ -e /run/settled ]; do sleep 0.05; done";
+        let command = Command::new(["/bin/sh", "-c", &format!("{settled}; {script}")]);
         let _ = guest.spawn(&ProcessId::new("end").unwrap(), &command).await;
-        tokio::time::timeout(Duration::from_secs(10), changes.next()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), changes.next()).await.unwrap();
         assert_eq!(stopped(&fixture, serial).await, reason, "{script}");
         assert!(fixture.hypervisor().guest(&name(serial)).await.err().unwrap().is_not_found());
         assert!(guest.running().await.unwrap_err().is_not_found());

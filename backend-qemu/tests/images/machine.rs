@@ -100,16 +100,17 @@ impl Machine {
 
     /// Kills the agent and waits for the next one.
     pub fn kill_agent(&mut self) {
-        let old = self.run("pidof qemu-ga");
+        let begun = |machine: &Self| machine.console().matches("starting the guest agent").count();
+        let (old, agents) = (self.run("pidof qemu-ga"), begun(self));
         self.exec("kill $(pidof qemu-ga)");
-        loop {
-            self.agent();
-            // The old one may have answered, and be gone now.
-            match self.output("pidof qemu-ga") {
-                Some((new, true)) if new != old => return,
-                _ => std::thread::sleep(Duration::from_millis(50)),
-            }
+        // Nothing is asked of an agent that may be about to die: it would take the question with it.
+        let started = Instant::now();
+        while begun(self) == agents {
+            assert!(started.elapsed() < DEADLINE, "no new agent: {}", self.console());
+            std::thread::sleep(Duration::from_millis(20));
         }
+        self.agent();
+        assert_ne!(self.run("pidof qemu-ga"), old);
     }
 
     /// Starts a shell command and does not wait for it.
