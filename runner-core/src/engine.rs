@@ -21,19 +21,22 @@ use crate::{
     error::{Error, Result, Retry, chain},
     event::What,
     execute::Hands,
-    name::{ForgeName, ProfileName, ReservationId, WorkerName},
+    history::History,
+    name::{ForgeName, JobId, ProfileName, ReservationId, WorkerName},
     observe::{self, Action, Answer, Known, Source, Tick, View, Views},
     plan::{self, Backoff, Desired, ForgeView, Held, Observed, Step, Subject, Why},
-    pool::{Pace, check_profiles},
+    pool::{HoldRequest, Pace, check_profiles},
     profile::Profile,
     reservation::{Reservation, ReserveRequest},
     resources::Resources,
     status::{ProfileStatus, Status, WorkerStatus},
-    store::Renewal,
+    store::{Renewal, Wishes},
+    wish::{Adjust, Adjustment, Dismissal, Hold},
     worker::{Flight, Phase, Record, Worker},
 };
 
 mod act;
+mod grant;
 mod look;
 mod obey;
 mod say;
@@ -43,7 +46,21 @@ pub(crate) enum Command {
     Reserve(ReserveRequest, oneshot::Sender<Result<Reservation>>),
     Release(ReservationId, oneshot::Sender<Result<()>>),
     Offer(Vec<Profile>, oneshot::Sender<Result<()>>),
+    Adjust(ProfileName, Adjust, String, oneshot::Sender<Result<ProfileStatus>>),
+    Hold(HoldRequest, oneshot::Sender<Result<Hold>>),
+    Unhold(WorkerName, String, oneshot::Sender<Result<()>>),
+    Dismiss(WorkerName, String, oneshot::Sender<Result<()>>),
     Drain(oneshot::Sender<()>),
+}
+
+/// What an earlier process left.
+pub(crate) struct Past {
+    pub records: Vec<Record>,
+    /// The number of the next worker.
+    pub serial: u64,
+    pub reservations: Vec<Reservation>,
+    pub wishes: Wishes,
+    pub history: History,
 }
 
 /// How an action ended.
@@ -59,6 +76,11 @@ pub(crate) struct Engine {
     hands: Hands,
     pace: Pace,
     desired: Desired,
+    /// The profiles as configured; `desired` has them as adjusted.
+    configured: Vec<Profile>,
+    adjustments: BTreeMap<ProfileName, Adjustment>,
+    /// What `desired` has, for whoever reads the status.
+    offered: Arc<[Profile]>,
     publish: watch::Sender<Arc<Status>>,
     tick: Tick,
     serial: u64,
@@ -77,6 +99,9 @@ pub(crate) struct Engine {
     /// What was last published, for reservations and for saying what changed.
     workers: BTreeMap<WorkerName, (Phase, Timestamp)>,
     held: Vec<Held>,
+    /// The last job of each worker that had one.
+    jobs: BTreeMap<WorkerName, JobId>,
+    history: History,
     drained: Vec<oneshot::Sender<()>>,
     /// When the plan may change without anything happening, such as the end of a wait.
     wake: Option<Timestamp>,
@@ -87,11 +112,18 @@ impl Engine {
         hands: Hands,
         pace: Pace,
         desired: Desired,
-        records: Vec<Record>,
-        serial: u64,
-        reservations: Vec<Reservation>,
+        past: Past,
         publish: watch::Sender<Arc<Status>>,
     ) -> Self {
+        let Past { records, serial, reservations, wishes, history } = past;
+        let mut desired = desired;
+        let holds = wishes.holds.into_iter();
+        desired.holds = holds.map(|hold| (hold.worker.clone(), hold)).collect();
+        let dismissals = wishes.dismissals.into_iter();
+        desired.dismissals = dismissals.map(|asked| (asked.worker.clone(), asked)).collect();
+        let adjustments = wishes.adjustments.into_iter();
+        let adjustments = adjustments.map(|asked| (asked.profile.clone(), asked)).collect();
+        let configured = std::mem::take(&mut desired.profiles);
         // A runner that was registered may have been online for long: give it time to show again.
         let now = hands.clock.now();
         let registered = records.iter().filter(|record| record.runner.is_some());
@@ -102,10 +134,13 @@ impl Engine {
             forges: forges.map(|(n, f)| (n.clone(), (f.clone(), View::default()))).collect(),
             images: View::default(),
         };
-        Self {
+        let mut engine = Self {
             hands,
             pace,
             desired,
+            configured,
+            adjustments,
+            offered: Arc::default(),
             publish,
             tick: 1,
             serial,
@@ -121,9 +156,13 @@ impl Engine {
             drives: JoinMap::new(),
             workers: BTreeMap::new(),
             held: Vec::new(),
+            jobs: BTreeMap::new(),
+            history,
             drained: Vec::new(),
             wake: None,
-        }
+        };
+        engine.apply_adjustments();
+        engine
     }
 
     /// Runs until `stop`, then until the actions in flight have ended.
@@ -217,8 +256,10 @@ impl Engine {
         self.hands.clock.now()
     }
 
-    fn say(&self, subject: Subject, what: What) {
-        self.hands.events.record(self.now(), subject, what);
+    fn say(&mut self, subject: Subject, what: What) {
+        let now = self.now();
+        self.history.take(now, &subject, &what);
+        self.hands.events.record(now, subject, what);
     }
 }
 

@@ -92,6 +92,13 @@ pub enum What {
         /// What there is to say about it.
         detail: String,
     },
+    /// Someone asked for something, and it was granted.
+    Asked {
+        /// Who.
+        by: String,
+        /// What, in words.
+        text: String,
+    },
     /// Something that an operator should know of.
     Note {
         /// The sentence.
@@ -124,6 +131,7 @@ impl fmt::Display for Event {
                 write!(f, "{subject} is {state}")
             }
             (subject, What::Job { state, detail }) => write!(f, "{subject} is {state}: {detail}"),
+            (subject, What::Asked { by, text }) => write!(f, "{subject}: {by} asked: {text}"),
             (subject, What::Note { text }) => write!(f, "{subject}: {text}"),
         }
     }
@@ -283,6 +291,24 @@ impl EventLog {
         let left = (limit as usize).saturating_sub(events.len());
         let later = unwritten.iter().filter(|event| event.id > last).take(left);
         events.extend(later.map(|event| (**event).clone()));
+        Ok(events)
+    }
+
+    /// The newest `limit` events about any of `subjects`, oldest first.
+    ///
+    /// # Errors
+    /// `Backend` when the store cannot be read.
+    pub async fn about(&self, subjects: &[Subject], limit: u32) -> Result<Vec<Event>> {
+        // These first: what is written meanwhile is then in the store.
+        let unwritten: Vec<_> = self.open.0.events().iter().cloned().collect();
+        let texts = subjects.iter().map(Subject::to_string).collect();
+        let mut events = self.store.events_about(texts, limit).await?;
+        let last = events.last().map_or(0, |event| event.id);
+        let later = unwritten.iter().filter(|event| event.id > last);
+        let later = later.filter(|event| subjects.contains(&event.subject));
+        events.extend(later.map(|event| (**event).clone()));
+        let beyond = events.len().saturating_sub(limit as usize);
+        events.drain(..beyond);
         Ok(events)
     }
 

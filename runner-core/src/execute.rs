@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Error, Result, chain},
     event::{EventLog, What},
     forge::{Forge, RunnerSpec},
     hypervisor::{Hypervisor, InstanceSpec},
@@ -12,6 +12,7 @@ use crate::{
     name::{ForgeName, ImageId, OwnerId, ReservationId, RunnerId, WorkerName},
     plan::{Subject, Unmake},
     profile::Profile,
+    recorder::{self, Case, Samples},
     store::Store,
     worker::Record,
 };
@@ -26,6 +27,7 @@ pub(crate) struct Hands {
     pub events: EventLog,
     pub owner: OwnerId,
     pub clock: Clock,
+    pub samples: Samples,
 }
 
 impl Hands {
@@ -70,17 +72,34 @@ impl Hands {
         worker: &WorkerName,
         forge: Option<&ForgeName>,
         order: &[Unmake],
+        mut case: Option<Case>,
     ) -> Result<()> {
         for step in order {
             match (step, forge) {
                 (Unmake::Deregister(id), Some(forge)) => self.forge(forge)?.deregister(id).await?,
                 (Unmake::Abandon(id), Some(forge)) => self.forge(forge)?.abandon(id).await?,
                 (Unmake::Deregister(_) | Unmake::Abandon(_), None) => (),
-                (Unmake::Destroy, _) => self.hypervisor.destroy(worker).await?,
+                (Unmake::Destroy, _) => {
+                    if let Some(case) = case.take() {
+                        self.remember(case).await;
+                    }
+                    self.hypervisor.destroy(worker).await?;
+                }
                 (Unmake::Forget, _) => self.store.remove_record(worker.clone()).await?,
             }
         }
         Ok(())
+    }
+
+    /// Keeps what can still be seen of a machine. Whatever fails here, the machine goes.
+    async fn remember(&self, case: Case) {
+        let (record, screenshot) =
+            recorder::record(case, &*self.hypervisor, &self.samples, self.clock).await;
+        let worker = record.worker.clone();
+        if let Err(error) = self.store.put_flight(record, screenshot).await {
+            let error = chain(&error);
+            tracing::warn!(%worker, error, "What was seen of a machine at its end could not be kept.");
+        }
     }
 
     /// Runs the driver beside a worker. A machine that does not exist, asked for by its name, has taken

@@ -19,6 +19,7 @@ use crate::{
     profile::{Profile, Timeouts},
     reservation::Reservation,
     resources::{Capacity, Resources},
+    wish::{Dismissal, Hold},
     worker::{Ending, Phase, Worker, is_past},
 };
 
@@ -137,6 +138,12 @@ pub struct Desired {
     pub draining: bool,
     /// After how long a machine without a record is retired although its guest says nothing.
     pub orphan_limit: Duration,
+    /// The profiles that are paused, and who paused them.
+    pub paused: BTreeMap<ProfileName, String>,
+    /// The workers whose machines are kept.
+    pub holds: BTreeMap<WorkerName, Hold>,
+    /// The workers that are to go when they have no job.
+    pub dismissals: BTreeMap<WorkerName, Dismissal>,
 }
 
 /// One planned step and its reason.
@@ -284,6 +291,7 @@ pub fn plan(observed: &Observed, desired: &Desired, now: Timestamp) -> Plan {
     planner.attend();
     planner.keep_reservations();
     planner.keep_images();
+    planner.retire_the_dismissed();
     planner.retire_the_surplus();
     planner.provision();
     let mut plan = planner.plan;
@@ -310,7 +318,10 @@ pub fn demand<'a>(
                 unserved.push(job);
                 continue;
             };
-            let has_room = |p: &&Profile| jobs.get(&p.name).map_or(0, Vec::len) < p.max as usize;
+            let has_room = |p: &&Profile| {
+                !desired.paused.contains_key(&p.name)
+                    && jobs.get(&p.name).map_or(0, Vec::len) < p.max as usize
+            };
             let chosen =
                 if has_room(&first) { first } else { serving.find(has_room).unwrap_or(first) };
             jobs.entry(chosen.name.clone()).or_default().push(job);

@@ -2,27 +2,31 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    engine::{Command, Engine},
+    engine::{Command, Engine, Past},
     error::{Error, Result},
     event::EventLog,
     execute::Hands,
     forge::Forge,
+    history::History,
     hypervisor::Hypervisor,
     image::ImageBuilder,
-    name::{ForgeName, OwnerId, ReservationId},
+    name::{ForgeName, OwnerId, ProfileName, ReservationId, WorkerName},
     plan::Desired,
     profile::Profile,
+    recorder::Samples,
     reservation::{Reservation, ReserveRequest},
-    status::Status,
+    status::{ProfileStatus, Status},
     store::Store,
+    wish::{Adjust, Hold},
 };
 
 /// What a pool is made of.
@@ -66,7 +70,12 @@ pub struct Pace {
     pub retry_most: Duration,
     /// After how long a machine without record and with a silent guest is retired.
     pub orphan_limit: Duration,
+    /// How often a picture of each busy machine is taken, for the flight recorder. Never, if zero.
+    pub sample_every: Duration,
 }
+
+/// How many earlier events tell a new pool how long things take.
+const LEARNT_FROM: u32 = 4_000;
 
 impl Default for Pace {
     fn default() -> Self {
@@ -79,6 +88,7 @@ impl Default for Pace {
             retry_first: Duration::from_secs(1),
             retry_most: Duration::from_secs(120),
             orphan_limit: Duration::from_secs(24 * 3600),
+            sample_every: Duration::from_secs(60),
         }
     }
 }
@@ -92,8 +102,24 @@ pub struct Pool {
     status: watch::Receiver<Arc<Status>>,
     commands: mpsc::Sender<Command>,
     events: EventLog,
+    store: Store,
     stop: CancellationToken,
-    task: Option<JoinHandle<()>>,
+    /// Taken by whoever waits for its end first.
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    abort: AbortHandle,
+}
+
+/// A machine to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldRequest {
+    /// The worker it belongs to. It may have a job: its machine is then kept when that is over.
+    pub worker: WorkerName,
+    /// Until when.
+    pub until: Timestamp,
+    /// Who asks.
+    pub by: String,
+    /// What for.
+    pub purpose: String,
 }
 
 impl Pool {
@@ -105,13 +131,18 @@ impl Pool {
     /// cannot be read.
     pub async fn start(parts: PoolParts) -> Result<Self> {
         check_profiles(&parts.profiles, &parts.forges, &*parts.hypervisor)?;
-        let (records, serial) = parts.store.records().await?;
+        let store = parts.store.clone();
+        let (records, serial) = store.records().await?;
         let reservations = parts.store.reservations().await?;
         let desired = Desired {
             profiles: parts.profiles,
-            draining: false,
             orphan_limit: parts.pace.orphan_limit,
+            ..Desired::default()
         };
+        let wishes = parts.store.wishes().await?;
+        let mut history = History::default();
+        history.take_all(&parts.events.latest(LEARNT_FROM).await?);
+        let samples = Samples::default();
         let hands = Hands {
             hypervisor: parts.hypervisor,
             forges: Arc::new(parts.forges),
@@ -120,14 +151,22 @@ impl Pool {
             events: parts.events.clone(),
             owner: parts.owner,
             clock: parts.clock,
+            samples: samples.clone(),
         };
+        let (hypervisor, pace) = (hands.hypervisor.clone(), parts.pace);
         let (publish, status) = watch::channel(Arc::new(Status::default()));
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let stop = CancellationToken::new();
-        let engine =
-            Engine::new(hands, parts.pace, desired, records, serial, reservations, publish);
+        let past = Past { records, serial, reservations, wishes, history };
+        let engine = Engine::new(hands, pace, desired, past, publish);
         let task = tokio::spawn(engine.run(inbox, stop.clone()));
-        Ok(Self { status, commands, events: parts.events, stop, task: Some(task) })
+        if hypervisor.capabilities().screenshot && !pace.sample_every.is_zero() {
+            let (status, clock) = (status.clone(), parts.clock);
+            tokio::spawn(samples.keep(hypervisor, status, pace.sample_every, clock));
+        }
+        let abort = task.abort_handle();
+        let task = tokio::sync::Mutex::new(Some(task));
+        Ok(Self { status, commands, events: parts.events, store, stop, task, abort })
     }
 
     /// The pool as it was last seen. Never waits.
@@ -178,6 +217,67 @@ impl Pool {
         self.ask(|answer| Command::Offer(profiles, answer)).await?
     }
 
+    /// Changes how many workers of a profile there are, or pauses it, until it is changed again: also over a
+    /// restart and over [`offer`](Self::offer). Returns the profile as it will be.
+    ///
+    /// # Errors
+    /// `NotFound` for a profile that is not offered, `Invalid` for numbers that cannot be, `Backend` when it
+    /// could not be made durable (it then holds until the process ends).
+    ///
+    /// # Cancel safety
+    /// A dropped call may have changed it: repeat it to be sure.
+    pub async fn adjust(
+        &self,
+        profile: &ProfileName,
+        adjust: Adjust,
+        by: &str,
+    ) -> Result<ProfileStatus> {
+        let (profile, by) = (profile.clone(), by.to_owned());
+        self.ask(|answer| Command::Adjust(profile, adjust, by, answer)).await?
+    }
+
+    /// Keeps a machine, whatever becomes of its job, until a time. Asking again replaces the earlier hold.
+    ///
+    /// # Errors
+    /// `NotFound` for a worker without a machine, `Busy` for one that is being retired already, `Invalid`
+    /// for a time that is over, `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// A dropped call may hold: repeat it, or [`unhold`](Self::unhold).
+    pub async fn hold(&self, request: HoldRequest) -> Result<Hold> {
+        self.ask(|answer| Command::Hold(request, answer)).await?
+    }
+
+    /// Ends a hold; the machine goes when its life is over. Fine when there is none.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn unhold(&self, worker: &WorkerName, by: &str) -> Result<()> {
+        let (worker, by) = (worker.clone(), by.to_owned());
+        self.ask(|answer| Command::Unhold(worker, by, answer)).await?
+    }
+
+    /// Retires a worker that has no job, held or reserved as it may be. One that gets a job meanwhile keeps
+    /// it and goes afterwards.
+    ///
+    /// # Errors
+    /// `NotFound`, `Busy` for one that runs a job, `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have asked: repeat it to be sure.
+    pub async fn retire(&self, worker: &WorkerName, by: &str) -> Result<()> {
+        let (worker, by) = (worker.clone(), by.to_owned());
+        self.ask(|answer| Command::Dismiss(worker, by, answer)).await?
+    }
+
+    /// What the flight recorder kept of ended workers.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Makes nothing new, retires what is idle, lets jobs finish, and returns when no worker is left.
     ///
     /// # Errors
@@ -190,14 +290,16 @@ impl Pool {
     }
 
     /// Stops planning, lets actions in flight finish and leaves the machines running, for the next pool on
-    /// the same store to adopt.
+    /// the same store to adopt. Whoever asks the pool for something afterwards gets an error.
     ///
     /// # Cancel safety
-    /// Dropping it is as dropping the pool.
-    pub async fn stop(mut self) {
+    /// Dropping it leaves the pool stopping; call it again to wait.
+    pub async fn stop(&self) {
         self.stop.cancel();
-        if let Some(mut task) = self.task.take() {
-            let _ = (&mut task).await;
+        let mut task = self.task.lock().await;
+        if let Some(running) = task.as_mut() {
+            let _ = running.await;
+            *task = None;
         }
     }
 
@@ -211,9 +313,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.abort.abort();
     }
 }
 

@@ -1,18 +1,21 @@
 //! What the pool publishes after every look: reads never wait for the loop.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     forge::QueuedJob,
+    history::Usual,
     hypervisor::Instance,
     image::Image,
     name::{ForgeName, ImageId, JobId, ProfileName, ReservationId, RunnerId, WorkerName},
     plan::{Backoff, Held, Sight, Subject},
+    profile::Profile,
     reservation::Reservation,
     resources::{Capacity, Resources},
+    wish::{Adjustment, Dismissal, Hold},
     worker::Phase,
 };
 
@@ -23,6 +26,9 @@ pub struct Status {
     pub at: Option<Timestamp>,
     /// The kinds of runner on offer.
     pub profiles: BTreeMap<ProfileName, ProfileStatus>,
+    /// Those on offer in full, as adjusted, in the order they are served.
+    #[serde(skip)]
+    pub offered: Arc<[Profile]>,
     /// The workers, ended ones included until they are gone.
     pub workers: Vec<WorkerStatus>,
     /// The forges: whether each can be seen.
@@ -74,6 +80,12 @@ pub struct ProfileStatus {
     pub queued: u32,
     /// Whether it is on offer, rather than only having workers left.
     pub offered: bool,
+    /// What it has instead of what is configured.
+    #[serde(default)]
+    pub adjustment: Option<Adjustment>,
+    /// How long things took lately.
+    #[serde(default)]
+    pub usual: Usual,
 }
 
 /// One worker at one moment.
@@ -95,12 +107,18 @@ pub struct WorkerStatus {
     pub since: Timestamp,
     /// When it was made.
     pub created_at: Option<Timestamp>,
-    /// Its job, where the forge tells.
+    /// Its job, where the forge tells; of one that is over, its last.
     pub job: Option<JobId>,
     /// The reservation that holds it.
     pub reservation: Option<ReservationId>,
     /// The machine, as listed.
     pub instance: Option<Instance>,
+    /// Who wants its machine kept, and until when.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+    /// Who wants it to go.
+    #[serde(default)]
+    pub dismissal: Option<Dismissal>,
 }
 
 impl ProfileStatus {

@@ -29,7 +29,12 @@ use crate::{
     worker::Record,
 };
 
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("store/1.sql"))];
+mod wishes;
+
+pub(crate) use wishes::Wishes;
+
+const MIGRATIONS: &[M<'static>] =
+    &[M::up(include_str!("store/1.sql")), M::up(include_str!("store/2.sql"))];
 
 /// The store. Clones share one connection.
 #[derive(Clone)]

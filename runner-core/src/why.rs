@@ -49,6 +49,13 @@ pub enum Why {
         /// The profile of the job.
         for_profile: ProfileName,
     },
+    /// Retire: its profile is paused.
+    Paused,
+    /// Retire: someone asked for it.
+    Asked {
+        /// Who.
+        by: String,
+    },
     /// Attach: no driver attends to the runner.
     Unattended,
     /// Mark: it is promised to a reservation that the forge does not know of yet.
@@ -90,6 +97,8 @@ impl fmt::Display for Why {
             Self::MakesRoom { for_profile } => {
                 write!(f, "a waiting job of profile {for_profile} needs its room")
             }
+            Self::Paused => f.write_str("its profile is paused"),
+            Self::Asked { by } => write!(f, "{by} asked for it"),
             Self::Unattended => f.write_str("no driver attends to it"),
             Self::Promised => f.write_str("it is reserved and the forge does not know yet"),
             Self::NotPromised => f.write_str("its reservation does not hold any more"),
@@ -128,6 +137,20 @@ pub enum WhyNot {
     },
     /// The image is not built yet.
     NoImage,
+    /// The profile is paused.
+    Paused {
+        /// Who paused it.
+        by: String,
+    },
+    /// Someone wants the machine kept.
+    KeptFor {
+        /// Who.
+        by: String,
+        /// What for.
+        purpose: String,
+        /// Until when.
+        until: Timestamp,
+    },
     /// The last try failed and the next one must wait.
     BackingOff {
         /// Until when.
@@ -152,6 +175,10 @@ impl fmt::Display for WhyNot {
             }
             Self::AtMax { max } => write!(f, "the profile has all of its {max} workers"),
             Self::NoImage => f.write_str("its image is not built yet"),
+            Self::Paused { by } => write!(f, "the profile is paused by {by}"),
+            Self::KeptFor { by, purpose, until } => {
+                write!(f, "it is kept for {by} until {until:.0}: {purpose}")
+            }
             Self::BackingOff { until, error } => {
                 write!(f, "the last try failed ({error}), the next one is at {until:.0}")
             }

@@ -463,7 +463,7 @@ async fn a_secret_is_gone_from_the_file_when_its_job_is_over() {
     let job = life.queue.wait(&job.id).await.unwrap();
     assert_eq!(job.state, JobState::Succeeded);
     life.pool.stop().await;
-    drop((life.queue, site));
+    drop((life, site));
     // The last one to close the file writes its log into it and removes the log.
     drop(store);
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -12,6 +12,7 @@ use runner_core::{
     plan::{Action, Backoff, Desired, ForgeView, Held, Observed, Sight, Step, Subject, Unmake},
     plan::{Plan, Why, WhyNot, plan},
     reservation::Reservation,
+    wish::{Dismissal, Hold},
     worker::{Ending, Flight, Look, Phase, Record, Worker},
 };
 
@@ -284,6 +285,23 @@ impl World {
         self
     }
 
+    fn hold(&mut self, workers: &[&str], until: Timestamp) {
+        for worker in workers {
+            let worker: WorkerName = name(worker);
+            let (by, purpose) = ("ann".to_owned(), "to look at it".to_owned());
+            let hold = Hold { worker: worker.clone(), by, purpose, since: ago(10), until };
+            self.desired.holds.insert(worker, hold);
+        }
+    }
+
+    fn dismiss(&mut self, workers: &[&str]) {
+        for worker in workers {
+            let worker: WorkerName = name(worker);
+            let asked = Dismissal { worker: worker.clone(), by: "ann".to_owned(), since: ago(10) };
+            self.desired.dismissals.insert(worker, asked);
+        }
+    }
+
     fn blind_hub(self) -> Self {
         self.but(|w| {
             w.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub").sight =
@@ -497,6 +515,82 @@ fn numbers() -> Vec<Row> {
                 .but(|w| w.desired.draining = true)
                 .but(|w| w.observed.images.clear()),
             &["retire a-1 (deregister, destroy, forget): the pool is being emptied"],
+            &[],
+        ),
+        row(
+            "a paused profile makes nothing, retires what is idle, lets jobs finish, and says who paused it",
+            world()
+                .profile("a", 2, 4)
+                .workers([idle("a-1"), worker("a-2", &[&busy])])
+                .jobs(1, &["a"])
+                .but(|w| drop(w.desired.paused.insert(name("a"), "ann".to_owned()))),
+            &["retire a-1 (deregister, destroy, forget): its profile is paused"],
+            &["profile a: the profile is paused by ann"],
+        ),
+        row(
+            "a job that a paused and another profile serve goes to the other",
+            world()
+                .profile_with("a", 0, 2, serves_linux)
+                .profile_with("b", 0, 2, serves_linux)
+                .jobs(1, &["linux"])
+                .but(|w| drop(w.desired.paused.insert(name("a"), "ann".to_owned()))),
+            &["provision b-100 from b.1: jobs waiting: 1, workers ready or on their way: 0"],
+            &[],
+        ),
+        row(
+            "a worker that someone asked to go is replaced at once, and goes unless it has a job",
+            world()
+                .profile("a", 1, 4)
+                .workers([idle("a-1"), worker("a-2", &[&busy])])
+                .but(|w| w.dismiss(&["a-1", "a-2"])),
+            &[
+                "retire a-1 (deregister, destroy, forget): ann asked for it",
+                "provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1",
+            ],
+            &[],
+        ),
+    ]
+}
+
+fn holds() -> Vec<Row> {
+    let later = now() + SignedDuration::from_secs(60);
+    vec![
+        row(
+            "a machine that is kept stays when its job is over, and says for whom",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&no_runner])])
+                .but(|w| w.hold(&["a-1"], later)),
+            &[],
+            &["worker a-1: it is kept for ann until 2026-01-01T12:01:00Z: to look at it"],
+        ),
+        row(
+            "an idle machine that is kept is neither surplus nor ready for the next job",
+            world().profile("a", 1, 2).workers([idle("a-1")]).but(|w| w.hold(&["a-1"], later)),
+            &["provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1"],
+            &[],
+        ),
+        row(
+            "a machine whose time is over goes",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&no_runner])])
+                .but(|w| w.hold(&["a-1"], now())),
+            &[
+                "retire a-1 (deregister, destroy, forget): its runner is gone from the forge: the job is over",
+            ],
+            &[],
+        ),
+        row(
+            "emptying the pool ends what is kept",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&no_runner])])
+                .but(|w| w.hold(&["a-1"], later))
+                .but(|w| w.desired.draining = true),
+            &[
+                "retire a-1 (deregister, destroy, forget): its runner is gone from the forge: the job is over",
+            ],
             &[],
         ),
     ]
@@ -930,7 +1024,7 @@ fn images() -> Vec<Row> {
 }
 
 fn rows() -> Vec<Row> {
-    [numbers(), room(), blindness(), endings(), reservations(), images()]
+    [numbers(), holds(), room(), blindness(), endings(), reservations(), images()]
         .into_iter()
         .flatten()
         .collect()
@@ -965,10 +1059,10 @@ macro_rules! variants {
 }
 
 variants!(WHYS, why_word, Why:
-    JobsWait BelowMinIdle Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Unattended Promised
+    JobsWait BelowMinIdle Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Paused Asked Unattended Promised
     NotPromised Expired Spent NoImage ImageTooOld Superseded ImageOfNoProfile);
 variants!(WHY_NOTS, why_not_word, WhyNot:
-    Unseen NoRoom AtMax NoImage BackingOff NoProfileServes);
+    Unseen NoRoom AtMax NoImage Paused KeptFor BackingOff NoProfileServes);
 variants!(ENDINGS, ending_word, Ending:
     RunnerGone Stopped Vanished NeverRegistered StartTimedOut LostContact Orphan Ghost Retiring);
 variants!(STEPS, step_word, Step:

@@ -1,12 +1,14 @@
 //! Plans, begins actions and takes in how they ended.
 
 use super::*;
+use crate::recorder::Case;
 
 impl Engine {
     pub(super) fn plan_and_act(&mut self) {
         let observed = self.observe();
         let now = self.now();
         self.say_phases(&observed, now);
+        self.end_wishes(&observed, now);
         let plan = plan::plan(&observed, &self.desired, now);
         self.say_held(&plan.held);
         for action in plan.actions {
@@ -40,7 +42,8 @@ impl Engine {
     pub(super) fn next_wake(&self, observed: &Observed, now: Timestamp) -> Option<Timestamp> {
         let backoffs = self.backoff.values().map(|backoff| backoff.not_before);
         let reservations = observed.reservations.values().map(|reservation| reservation.until);
-        backoffs.chain(reservations).filter(|at| *at > now).min()
+        let holds = self.desired.holds.values().map(|hold| hold.until);
+        backoffs.chain(reservations).chain(holds).filter(|at| *at > now).min()
     }
 
     pub(super) fn begin(&mut self, step: Step, why: Why, observed: &Observed) {
@@ -99,9 +102,16 @@ impl Engine {
             _ => None,
         };
         let serial = self.serial;
+        let case = match &step {
+            Step::Retire { worker, .. } => observed.workers.get(worker).and_then(|worker| {
+                let job = self.jobs.get(&worker.name).cloned();
+                Case::of(worker, job, why.to_string(), self.now())
+            }),
+            _ => None,
+        };
         self.tasks.spawn(subject, async move {
             let began = Instant::now();
-            let work = act(&hands, &step, record.as_mut(), serial);
+            let work = act(&hands, &step, record.as_mut(), serial, case);
             let result = within(limit, "finish in time", work).await;
             Ended { step, record, result, took: began.elapsed() }
         });
@@ -221,14 +231,22 @@ impl Engine {
 }
 
 /// Carries out one step.
-async fn act(hands: &Hands, step: &Step, record: Option<&mut Record>, serial: u64) -> Result<()> {
+async fn act(
+    hands: &Hands,
+    step: &Step,
+    record: Option<&mut Record>,
+    serial: u64,
+    case: Option<Case>,
+) -> Result<()> {
     match step {
         Step::Provision { profile, image, .. } => {
             // The engine wrote the record down in memory before this task began.
             let record = record.expect("a provision step has its record");
             hands.provision(record, serial, profile, (**image).clone()).await
         }
-        Step::Retire { worker, forge, order } => hands.retire(worker, forge.as_ref(), order).await,
+        Step::Retire { worker, forge, order } => {
+            hands.retire(worker, forge.as_ref(), order, case).await
+        }
         Step::Attach { worker, forge, runner } => hands.drive(worker, forge, runner).await,
         Step::Mark { forge, runner, reservation, .. } => {
             hands.mark(forge, runner, reservation).await

@@ -16,10 +16,17 @@ impl Engine {
             Command::Offer(profiles, answer) => {
                 let check = check_profiles(&profiles, &self.hands.forges, &*self.hands.hypervisor);
                 if check.is_ok() {
-                    self.desired.profiles = profiles;
+                    self.configured = profiles;
+                    self.apply_adjustments();
                 }
                 let _ = answer.send(check);
             }
+            Command::Adjust(profile, adjust, by, answer) => {
+                self.adjust(profile, &adjust, by, answer);
+            }
+            Command::Hold(request, answer) => self.grant_hold(request, answer),
+            Command::Unhold(worker, by, answer) => self.end_hold(worker, by, answer),
+            Command::Dismiss(worker, by, answer) => self.dismiss(worker, by, answer),
             Command::Drain(answer) => {
                 self.desired.draining = true;
                 self.drained.push(answer);

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Engine {
-    pub(super) fn say_renewed(&self, renewal: &Renewal) {
+    pub(super) fn say_renewed(&mut self, renewal: &Renewal) {
         if renewal.count > 0 {
             self.say(Subject::Store, What::Note { text: renewal.reason.clone() });
         }
@@ -14,6 +14,9 @@ impl Engine {
         let (store, serial) = (self.hands.store.clone(), self.serial);
         let records: Vec<Record> = self.records.values().cloned().collect();
         let reservations: Vec<Reservation> = self.reservations.values().cloned().collect();
+        let holds: Vec<Hold> = self.desired.holds.values().cloned().collect();
+        let dismissals: Vec<Dismissal> = self.desired.dismissals.values().cloned().collect();
+        let adjustments: Vec<Adjustment> = self.adjustments.values().cloned().collect();
         let owner = self.hands.owner.clone();
         tokio::spawn(async move {
             let write = async {
@@ -23,6 +26,15 @@ impl Engine {
                 }
                 for reservation in reservations {
                     store.put_reservation(reservation).await?;
+                }
+                for hold in holds {
+                    store.put_hold(hold).await?;
+                }
+                for dismissal in dismissals {
+                    store.put_dismissal(dismissal).await?;
+                }
+                for adjustment in adjustments {
+                    store.put_adjustment(adjustment).await?;
                 }
                 Ok::<(), Error>(())
             };
@@ -38,10 +50,14 @@ impl Engine {
 
     pub(super) fn say_phases(&mut self, observed: &Observed, now: Timestamp) {
         let mut workers = BTreeMap::new();
+        self.jobs.retain(|worker, _| observed.workers.contains_key(worker));
         for worker in observed.workers.values() {
+            if let Some(job) = worker.job() {
+                self.jobs.insert(worker.name.clone(), job.clone());
+            }
             let phase = worker.phase(&self.timeouts_of(worker), now);
-            let before = self.workers.get(&worker.name);
-            let since = match before {
+            let before = self.workers.get(&worker.name).cloned();
+            let since = match &before {
                 Some((old, since)) if *old == phase => *since,
                 _ => {
                     let subject = Subject::Worker(worker.name.clone());
@@ -70,7 +86,7 @@ impl Engine {
     }
 
     /// Says what is held anew, by kind: numbers that change in it are not news.
-    pub(super) fn say_held(&self, held: &[Held]) {
+    pub(super) fn say_held(&mut self, held: &[Held]) {
         let kinds = |held: &[Held]| -> BTreeMap<Subject, _> {
             held.iter().map(|held| (held.subject.clone(), discriminant(&held.why_not))).collect()
         };
@@ -80,8 +96,10 @@ impl Engine {
                 self.say(new.subject.clone(), What::Held(new.why_not.clone()));
             }
         }
-        for old in self.held.iter().filter(|old| !after.contains_key(&old.subject)) {
-            self.say(old.subject.clone(), What::Freed);
+        let freed = self.held.iter().filter(|old| !after.contains_key(&old.subject));
+        let freed: Vec<Subject> = freed.map(|old| old.subject.clone()).collect();
+        for subject in freed {
+            self.say(subject, What::Freed);
         }
     }
 
@@ -94,6 +112,8 @@ impl Engine {
                 max: profile.max,
                 queued: demand.get(&profile.name).map_or(0, Vec::len) as u32,
                 offered: true,
+                adjustment: self.adjustments.get(&profile.name).cloned(),
+                usual: self.history.usual(&profile.name),
                 ..ProfileStatus::default()
             };
             profiles.insert(profile.name.clone(), status);
@@ -118,15 +138,18 @@ impl Engine {
                 phase,
                 since,
                 created_at: worker.created_at(),
-                job: worker.job().cloned(),
+                job: worker.job().or_else(|| self.jobs.get(&worker.name)).cloned(),
                 reservation: worker.reservation.clone(),
                 instance: worker.instance.seen().cloned(),
+                hold: self.desired.holds.get(&worker.name).cloned(),
+                dismissal: self.desired.dismissals.get(&worker.name).cloned(),
             });
         }
         let forges = observed.forges.iter();
         self.publish.send_replace(Arc::new(Status {
             at: Some(now),
             profiles,
+            offered: self.offered.clone(),
             workers,
             forges: forges.clone().map(|(name, view)| (name.clone(), view.sight.clone())).collect(),
             hypervisor: observed.hypervisor.clone(),

@@ -8,7 +8,7 @@ use super::{
 impl<'a> Planner<'a> {
     /// How many unreserved workers a profile should have ready or on their way.
     pub(super) fn wanted(&self, profile: &Profile) -> u32 {
-        if self.desired.draining {
+        if self.desired.draining || self.desired.paused.contains_key(&profile.name) {
             return 0;
         }
         let queued = self.demand.get(&profile.name).map_or(0, Vec::len) as u32;
@@ -23,6 +23,7 @@ impl<'a> Planner<'a> {
             let (wanted, max, why) = match profile {
                 None => (0, 0, Why::ProfileRemoved),
                 Some(_) if desired.draining => (0, 0, Why::Draining),
+                Some(_) if desired.paused.contains_key(name) => (0, 0, Why::Paused),
                 Some(profile) => {
                     let wanted = self.wanted(profile);
                     (wanted, profile.max, Why::Surplus { idle: tally.free(), wanted })
@@ -48,6 +49,13 @@ impl<'a> Planner<'a> {
         for for_jobs in [true, false] {
             for profile in &desired.profiles {
                 let queued = self.demand.get(&profile.name).map_or(0, Vec::len) as u32;
+                if let Some(by) = desired.paused.get(&profile.name) {
+                    if queued > 0 && for_jobs {
+                        let why_not = WhyNot::Paused { by: by.clone() };
+                        self.hold(Subject::Profile(profile.name.clone()), why_not);
+                    }
+                    continue;
+                }
                 let goal = if for_jobs { queued.min(profile.max) } else { self.wanted(profile) };
                 let none = Tally::default();
                 let tally = self.tallies.get(&profile.name).unwrap_or(&none);

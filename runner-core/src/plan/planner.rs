@@ -69,13 +69,18 @@ impl<'a> Planner<'a> {
             let phase = worker.phase(&timeouts.unwrap_or_default(), now);
             if let Some(resources) = worker.holds() {
                 planner.used.add(resources);
-                if matches!(phase, Phase::Over(_)) {
+                if matches!(phase, Phase::Over(_)) && planner.hold_of(worker).is_none() {
                     planner.ending.add(resources);
                 }
             }
             if let Some(profile) = profile {
+                let held = planner.hold_of(worker).is_some();
+                let dismissed = desired.dismissals.contains_key(&worker.name);
                 let tally = planner.tallies.entry(profile).or_default();
                 match phase {
+                    Phase::Idle if held => tally.taken += 1,
+                    // As good as gone, and replaced at once.
+                    Phase::Starting | Phase::Idle if dismissed => tally.taken += 1,
                     Phase::Starting => tally.starting += 1,
                     Phase::Idle => tally.idle.push(worker),
                     Phase::Reserved | Phase::Busy | Phase::Unseen => tally.taken += 1,
@@ -103,6 +108,13 @@ impl<'a> Planner<'a> {
 
     pub(super) fn hold(&mut self, subject: Subject, why_not: WhyNot) {
         self.plan.held.push(Held { subject, why_not });
+    }
+
+    /// Why the machine of a worker is to be kept, if it is.
+    pub(super) fn hold_of(&self, worker: &Worker) -> Option<&'a Hold> {
+        let desired = self.desired;
+        let hold = desired.holds.get(&worker.name).filter(|_| !desired.draining)?;
+        (hold.until > self.now && worker.instance.seen().is_some()).then_some(hold)
     }
 
     /// Whether `subject` failed lately; says so if it did.
@@ -141,6 +153,19 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Retires whom someone asked to go, as soon as no job runs there.
+    pub(super) fn retire_the_dismissed(&mut self) {
+        for (at, worker) in self.observed.workers.values().enumerate() {
+            let Some(dismissal) = self.desired.dismissals.get(&worker.name) else { continue };
+            let phase = &self.phases[at].1;
+            if worker.in_flight.is_none()
+                && matches!(phase, Phase::Starting | Phase::Idle | Phase::Reserved)
+            {
+                self.retire(worker, Why::Asked { by: dismissal.by.clone() });
+            }
+        }
+    }
+
     /// Whether a pushed job runs on a machine that the list lacks.
     pub(super) fn is_lost(&self, worker: &Worker) -> bool {
         let forge = worker.forge().and_then(|name| self.observed.forges.get(name));
@@ -173,6 +198,12 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn retire(&mut self, worker: &Worker, why: Why) {
+        if let Some(hold) = self.hold_of(worker) {
+            let Hold { by, purpose, until, .. } = hold.clone();
+            let why_not = WhyNot::KeptFor { by, purpose, until };
+            self.hold(Subject::Worker(worker.name.clone()), why_not);
+            return;
+        }
         if self.is_backing_off(&Subject::Worker(worker.name.clone())) {
             return;
         }
