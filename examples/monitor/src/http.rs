@@ -16,7 +16,9 @@ use crate::token::Token;
 mod dashboard;
 mod door;
 mod events;
+mod feed;
 mod health;
+mod history;
 mod jobs;
 mod log;
 mod pool;
@@ -24,6 +26,8 @@ mod problem;
 mod strict;
 
 pub use door::Door;
+use feed::Feed;
+use history::History;
 use problem::Problem;
 
 /// Where the API is.
@@ -48,6 +52,8 @@ struct Inner {
     token: Token,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
+    feed: Feed,
+    history: History,
 }
 
 /// What [`Shared`] is made of.
@@ -69,9 +75,11 @@ pub struct Parts {
 }
 
 impl Shared {
-    /// Takes the parts together.
+    /// Takes the parts together. Needs a tokio runtime.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Inner {
+            feed: Feed::start(parts.status.clone(), parts.stop.clone()),
+            history: History::start(parts.status.clone(), parts.stop.clone()),
             queue: parts.queue,
             events: parts.events,
             status: parts.status,
@@ -113,6 +121,8 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         log::LogApi(shared.clone()),
         pool::PoolApi(shared.clone()),
         events::EventsApi(shared.clone()),
+        feed::FeedApi(shared.clone()),
+        history::HistoryApi(shared.clone()),
     );
     let service = OpenApiService::new(apis, "monitor", env!("CARGO_PKG_VERSION"))
         .description("A pool of single-use CI runners in virtual machines.")
