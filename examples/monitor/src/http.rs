@@ -130,7 +130,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
     let document = service.spec_endpoint();
     Route::new()
         .at("/", get(dashboard::page))
-        .at("/dashboard.js", get(dashboard::script))
+        .at(format!("{}:name", dashboard::PARTS), get(dashboard::part))
         .at("/healthz", get(health::healthz))
         .at("/readyz", get(health::readyz))
         .at(format!("{API}/openapi.json"), document)

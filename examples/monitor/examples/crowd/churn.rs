@@ -24,7 +24,7 @@ const TITLES: [&str; 10] = [
     "fuzz: http parser, 60 s",
     "bench: nightly comparison with main",
     "smoke test on a clean image",
-    "Überprüfung der Übersetzungen 日本語",
+    "Überprüfung der Übersetzungen",
 ];
 
 /// Keeps jobs coming, for ever.

@@ -46,7 +46,7 @@ pub fn config(kinds: &[Kind], quiet: bool) -> String {
     );
     for Kind { name, max, .. } in kinds {
         // With nobody to ask for the others, all of them are kept ready.
-        let min_idle = if quiet { *max } else { max.div_ceil(3) };
+        let min_idle = if quiet { *max } else { max.div_ceil(2) };
         let max = (*max).max(1);
         write!(
             text,
