@@ -231,6 +231,19 @@ const steps = {
     assert.equal(await page.locator("img[src=x], script:not([src])").count(), 0);
   },
 
+  async "a job that nobody can run says so"({ page, one }) {
+    const label = `<img src=x onerror="window.broken=3">`;
+    const job = await one.api("/jobs", { title: "wants too much", labels: [label], script: "true" });
+    await page.click('#job-states [data-view="queued"]');
+    const row = page.locator(".job", { hasText: job.id });
+    await until("its reason", async () => (await row.textContent()).includes(`${label} — no profile offers these labels`));
+    await row.click();
+    await until("its labels", async () => (await page.textContent("#job-dialog .facts")).includes(label));
+    await page.keyboard.press("Escape");
+    assert.equal(await page.evaluate(() => window.broken), undefined);
+    await one.api(`/jobs/${job.id}/cancel`, {});
+  },
+
   async "a log comes while its job runs"({ page, one }) {
     await page.click('#job-states [data-view="running"]');
     const job = await one.api("/jobs", { title: "follow me", profile: "linux", priority: 9, script: "echo first\nsleep 3\necho second\nsleep 600\n" });

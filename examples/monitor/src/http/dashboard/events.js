@@ -1,5 +1,5 @@
 // What happens, newest first: filtered by text and kind, and held still on demand.
-import { $, clock, make, say } from "./page.js";
+import { $, clock, make, say, told } from "./page.js";
 import { ask } from "./api.js";
 import { follow } from "./stream.js";
 
@@ -98,7 +98,7 @@ function redraw() {
       next = next.nextSibling;
       continue;
     }
-    const item = make("li", `kind-${event.kind}`, make("time", "", clock(event.at)), make("span", "", event.text));
+    const item = make("li", `kind-${event.kind}`, make("time", "", clock(event.at)), make("span", "", told(event.text)));
     item.number = event.id;
     list.insertBefore(item, next);
   }

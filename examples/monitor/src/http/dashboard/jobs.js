@@ -1,5 +1,5 @@
 // The jobs: what waits and why, what runs, what is over.
-import { $, clock, keyed, make, say, span } from "./page.js";
+import { $, clock, keyed, make, say, span, told } from "./page.js";
 import { ask, now } from "./api.js";
 import { labelsOf } from "./profiles.js";
 
@@ -61,21 +61,46 @@ export function update(news) {
     const count = choice.querySelector("b");
     if (count) say(count, String(choice.dataset.view === "queued" ? queued : sum("busy")));
   }
-  const held = [
-    ...status.held.map(({ subject, why_not }) => ({ key: `held ${subject}`, subject, text: why_not, failed: false })),
-    ...status.failures.map(({ subject, error, failures, retry_at }) => ({
-      key: `failed ${subject}`, subject, failed: true,
-      text: `${error}${failures > 1 ? ` (${failures} times in a row)` : ""}; next try at ${clock(retry_at)}`,
-    })),
-  ];
+  const held = heldBack();
   keyed($("held-list"), held, ({ key }) => key,
     ({ failed }) => make("li", failed ? "failed" : "", make("b"), ": ", make("span")),
-    (item, { subject, text }) => {
-      say(item.firstChild, subject);
+    (item, { subjects, text }) => {
+      say(item.firstChild, subjects.length > 3 ? many(subjects) : subjects.join(", "));
+      item.title = subjects.length > 3 ? subjects.join(", ") : "";
       say(item.lastChild, text);
     });
   $("held").hidden = !held.length;
   document.title = queued ? `(${queued}) monitor` : "monitor";
+}
+
+/** What is held back: once for each reason, and failures with when they are tried again. */
+function heldBack() {
+  const reasons = new Map();
+  const add = (subject, text, failed) => {
+    const key = `${failed} ${text}`;
+    const reason = reasons.get(key) ?? { key, text, failed, subjects: [] };
+    reasons.set(key, reason);
+    reason.subjects.push(subject);
+  };
+  for (const { subject, error, failures, retry_at } of status.failures) {
+    const times = failures > 1 ? ` (${failures} times in a row)` : "";
+    add(subject, `${told(error)}${times}; next try at ${clock(retry_at)}`, true);
+  }
+  const failed = new Set(status.failures.map(({ subject }) => subject));
+  for (const { subject, why_not } of status.held) {
+    if (!failed.has(subject) || !why_not.startsWith("the last try failed")) add(subject, told(why_not), false);
+  }
+  return [...reasons.values()];
+}
+
+/** How many there are of each sort: `57 workers`. */
+function many(subjects) {
+  const sorts = new Map();
+  for (const subject of subjects) {
+    const sort = subject.split(" ")[0];
+    sorts.set(sort, (sorts.get(sort) ?? 0) + 1);
+  }
+  return [...sorts].map(([sort, count]) => `${count} ${sort}${count === 1 ? "" : "s"}`).join(", ");
 }
 
 function show() {
@@ -121,7 +146,7 @@ export function reasonOf(job) {
     const counts = status.profiles[name];
     const reason = why(`job ${job.id}`) ?? why(`profile ${name}`) ?? failure(`profile ${name}`)
       ?? why(`image of profile ${name}`) ?? failure(`image of profile ${name}`);
-    if (reason) return reason;
+    if (reason) return told(reason);
     if (counts?.starting) return `${counts.starting} ${counts.starting === 1 ? "worker is" : "workers are"} starting`;
   }
   return "";

@@ -1,5 +1,5 @@
 // Starts everything, and tells each part of the page what the pool says.
-import { $, clock, keyed, make, say, span } from "./page.js";
+import { $, clock, keyed, make, say, span, told } from "./page.js";
 import * as api from "./api.js";
 import * as events from "./events.js";
 import * as jobDialog from "./job-dialog.js";
@@ -50,7 +50,7 @@ function showAlerts() {
   if (lost?.detail) alerts.push(["lost", "The service does not answer", lost.detail, false]);
   if (status) {
     for (const [name, sight] of sights()) {
-      if (!sight.seen) alerts.push([name, `The ${name} cannot be seen`, `${sight.reason ?? ""}. Nothing that depends on it is decided.`, false]);
+      if (!sight.seen) alerts.push([name, `The ${name} cannot be seen`, `${told(sight.reason)}. Nothing that depends on it is decided.`, false]);
     }
     if (status.draining) alerts.push(["draining", "The pool is being emptied", "Jobs end, and no worker is made.", true]);
   }

@@ -54,10 +54,13 @@ export function clock(text) {
   return today ? CLOCK.format(time) : `${DAY.format(time)} ${CLOCK.format(time)}`;
 }
 
+/** A sentence of the service's, with the times in it as people say them. */
+export const told = (text) => (text ?? "").replace(/\b\d{4}-\d\d-\d\dT[\d:.]+Z/g, clock);
+
 /** Fills a list of terms with what there is to say. */
 export function facts(list, pairs) {
   const there = pairs.filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const terms = there.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]);
+  const terms = there.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", value)));
   const same = terms.length === list.children.length
     && terms.every((term, index) => term.textContent === list.children[index].textContent);
   if (!same) list.replaceChildren(...terms);

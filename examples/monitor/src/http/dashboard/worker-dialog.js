@@ -64,7 +64,7 @@ export function refresh() {
   badge.replaceChildren(make("i", `mark ${phase}`), worker ? phase : "gone");
   if (!last) return;
   const resources = last.resources;
-  const job = last.job ? make("button", "quiet", last.job) : "";
+  const job = last.job ? make("button", "link", last.job) : "";
   const list = dialog.querySelector(".facts");
   facts(list, [
     ["Profile", last.profile], ["Forge", last.forge], ["Image", last.image],
