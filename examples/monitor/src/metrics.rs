@@ -120,6 +120,7 @@ impl Metrics {
     /// Reads gauges from `sources` from now on, and counts what happens until the handle is dropped.
     pub fn begin(&self, sources: Sources) -> AbortOnDropHandle<()> {
         let live = sources.events.listen();
+        self.0.story.begin(&sources.profiles);
         let queue = sources.queue.clone();
         let gauges = PoolGauges::new(&sources);
         register(&self.0.registry, &gauges);

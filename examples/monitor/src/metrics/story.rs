@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use prometheus::{CounterVec, HistogramVec, IntCounterVec, Registry};
 use runner_core::{
-    Event, JobId, ProfileName, Status, WorkerName,
+    Event, JobId, Profile, ProfileName, Status, WorkerName,
     event::What,
     local::{Job, LocalQueue},
     plan::{Sight, Subject, Why},
@@ -107,9 +107,31 @@ impl Story {
         ];
         histograms.into_iter().for_each(|histogram| register(registry, histogram));
         register(registry, &self.blind);
-        // A counter that begins at zero can be asked for its increase.
+    }
+
+    /// Begins what alerts ask about at zero: the increase of a counter that is there from its first one on
+    /// cannot be seen.
+    pub fn begin(&self, profiles: &[Profile]) {
         self.lost.with_label_values::<&str>(&[]);
         self.queued.with_label_values(&[LOCAL_FORGE]);
+        for profile in profiles.iter().map(|profile| profile.name.as_str()) {
+            for result in ["ok", "failed"] {
+                self.builds.with_label_values(&[profile, result]);
+            }
+            for outcome in ["succeeded", "failed", "cancelled", "timed_out", "interrupted"] {
+                self.jobs.with_label_values(&[profile, outcome]);
+            }
+            for why in ["provision_failed", "start_timed_out", "crashed", "guest_panic", "vanished"]
+            {
+                self.start_failures.with_label_values(&[profile, why]);
+            }
+            for why in [Ending::Orphan.kind(), Ending::Ghost.kind(), Why::SilentOrphan.kind()] {
+                self.retired.with_label_values(&[profile, why]);
+            }
+        }
+        for action in ["provision", "retire", "build"] {
+            self.actions.with_label_values(&[action, "failed"]);
+        }
     }
 
     /// Counts events until there are none any more.
