@@ -110,11 +110,13 @@ impl Event {
             Subject::Job(id) => Some(id.as_str()),
             _ => None,
         };
-        let id = self.id;
+        let event = self.id;
         match &self.what {
-            What::Failed { .. } | What::Blind { .. } => tracing::warn!(worker, job, id, "{self}"),
-            What::Phase { .. } | What::Freed => tracing::debug!(worker, job, id, "{self}"),
-            _ => tracing::info!(worker, job, id, "{self}"),
+            What::Failed { .. } | What::Blind { .. } => {
+                tracing::warn!(worker, job, event, "{self}")
+            }
+            What::Phase { .. } | What::Freed => tracing::debug!(worker, job, event, "{self}"),
+            _ => tracing::info!(worker, job, event, "{self}"),
         }
     }
 }

@@ -122,6 +122,24 @@ impl Store {
         self.0.failures.load(Ordering::Relaxed)
     }
 
+    /// Empties the write-ahead log into the file: what was deleted is then on the disk no more.
+    ///
+    /// # Errors
+    /// `Backend` when it could not, such as for a reader that holds on to it.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn tidy(&self) -> Result<()> {
+        let inner = self.0.clone();
+        blocking(move || {
+            let open = inner.lock();
+            let tidied =
+                open.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            tidied.map_err(|error| failed("tidy up", error))
+        })
+        .await
+    }
+
     /// Runs `work` in a transaction. Survives the process.
     pub(crate) async fn write<T: Send + 'static>(
         &self,

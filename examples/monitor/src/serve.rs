@@ -47,6 +47,7 @@ pub struct Service {
     http: JoinHandle<io::Result<()>>,
     data: DataDir,
     metrics: Metrics,
+    store: Store,
     _counting: AbortOnDropHandle<()>,
     exporting: Option<JoinHandle<()>>,
 }
@@ -118,7 +119,7 @@ impl Service {
             pace: config.pace,
             events: events.clone(),
             queue: queue.clone(),
-            store,
+            store: store.clone(),
             data: data.path().to_owned(),
             streams: (streams.clone(), http::STREAMS),
             clock,
@@ -143,7 +144,7 @@ impl Service {
             server.run_with_graceful_shutdown(routes, stopped, Some(LAST_REQUESTS)).await
         });
         let exporting = export(metrics.clone(), &stop);
-        Ok(Self { pool, address, stop, http, data, metrics, _counting: counting, exporting })
+        Ok(Self { pool, address, stop, http, data, metrics, store, _counting: counting, exporting })
     }
 
     /// Where it is answered.
@@ -178,6 +179,10 @@ impl Service {
             Ok(Ok(())) => (),
             Ok(Err(error)) => tracing::error!(%error, "The HTTP side failed."),
             Err(error) => tracing::error!(%error, "The HTTP side panicked."),
+        }
+        // The values of variables that jobs no longer need leave the disk.
+        if let Err(error) = self.store.tidy().await {
+            tracing::warn!(error = chain(&error), "The store could not be tidied up.");
         }
     }
 }
