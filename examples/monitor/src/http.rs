@@ -11,7 +11,10 @@ use runner_core::{EventLog, Profile, Status, local::LocalQueue};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::token::Token;
+use crate::{
+    metrics::{Meter, Metrics},
+    token::Token,
+};
 
 mod dashboard;
 mod door;
@@ -21,6 +24,7 @@ mod health;
 mod history;
 mod jobs;
 mod log;
+mod metrics;
 mod pool;
 mod problem;
 mod strict;
@@ -34,7 +38,7 @@ use problem::Problem;
 pub const API: &str = "/api/v2";
 
 /// How many streams may be followed at once.
-const STREAMS: usize = 512;
+pub const STREAMS: usize = 512;
 
 /// How often a stream that is silent says that it is alive.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
@@ -50,6 +54,7 @@ struct Inner {
     profiles: Vec<Profile>,
     input_limit: u64,
     token: Token,
+    metrics: Metrics,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
     feed: Feed,
@@ -70,6 +75,10 @@ pub struct Parts {
     pub input_limit: u64,
     /// Who may change things.
     pub token: Token,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Held by whoever follows a stream.
+    pub streams: Arc<Semaphore>,
     /// Ends every stream.
     pub stop: CancellationToken,
 }
@@ -86,7 +95,8 @@ impl Shared {
             profiles: parts.profiles,
             input_limit: parts.input_limit,
             token: parts.token,
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            metrics: parts.metrics,
+            streams: parts.streams,
             stop: parts.stop,
         }))
     }
@@ -128,16 +138,23 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         .description("A pool of single-use CI runners in virtual machines.")
         .server(API);
     let document = service.spec_endpoint();
+    let meter = shared.0.metrics.meter().clone();
     Route::new()
         .at("/", get(dashboard::page))
         .at(format!("{}:name", dashboard::PARTS), get(dashboard::part))
         .at("/healthz", get(health::healthz))
         .at("/readyz", get(health::readyz))
+        .at("/metrics", get(metrics::metrics))
         .at(format!("{API}/openapi.json"), document)
         .nest(API, service)
         .data(shared)
+        .around(Meter::route)
         .around(move |endpoint, request| {
             let door = door.clone();
             async move { door.pass(endpoint, request).await }
+        })
+        .around(move |endpoint, request| {
+            let meter = meter.clone();
+            async move { meter.measure(endpoint, request).await }
         })
 }

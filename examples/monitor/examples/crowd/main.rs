@@ -15,7 +15,6 @@ use clap::Parser;
 use monitor::{
     config::Config,
     data_dir::{self, DataDir},
-    logs::{self, LogFormat},
     serve::{Base, Service},
     token::Token,
 };
@@ -51,7 +50,8 @@ struct Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    logs::start("error", LogFormat::Human)?;
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    log.with_max_level(tracing::Level::ERROR).init();
     let temporary = tempfile::tempdir().context("could not make a temporary directory")?;
     let data = args.data.unwrap_or_else(|| temporary.path().join("data"));
 
