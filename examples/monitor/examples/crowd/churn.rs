@@ -50,6 +50,10 @@ pub async fn run(address: SocketAddr, token: Token, kinds: Vec<Kind>) -> anyhow:
             for _ in 0..wanted.min(BATCH) {
                 let request = client.post(format!("{api}/jobs")).bearer_auth(token.expose());
                 let answer = request.json(&job(&kinds[index])).send().await?;
+                if answer.status() == reqwest::StatusCode::TOO_MANY_REQUESTS {
+                    // The rest comes later.
+                    break;
+                }
                 if !answer.status().is_success() {
                     eprintln!("a job was refused: {}", answer.text().await?);
                 }

@@ -81,7 +81,8 @@ function fill() {
   say($("job-dialog-title"), job.title || job.id);
   dialog.querySelector(".badge").replaceChildren(make("b", `state ${job.state}`, job.state.replace("_", " ")));
   const between = (from, to) => (from ? span((to ? Date.parse(to) : now()) - Date.parse(from)) : "");
-  const command = job.argv ? job.argv.join(" ") : (job.script ?? "").trim().split("\n")[0];
+  const whole = job.argv ? job.argv.join(" ") : (job.script ?? "").trim().split("\n")[0];
+  const command = whole.replace(/[\x00-\x1f\x7f]/g, "");
   facts(dialog.querySelector(".facts"), [
     ["Id", job.id], ["Because", job.reason],
     ["Profile", job.profile], ["Labels", job.labels.join(", ")], ["Worker", job.worker],
