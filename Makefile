@@ -6,7 +6,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test bench mutants check embed install-run install-test clean
+.PHONY: help demo serve test dashboard bench mutants check embed install-run install-test clean
 
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ serve: install-run ## The same, and stay up on 127.0.0.1:8000
 
 test: install-test ## Install what is missing and run every test, real QEMU included
 	@scripts/test
+
+dashboard: install-test ## Drive the dashboard in a real Chromium; screenshots stay in target/dashboard
+	@scripts/dashboard
 
 check: ## Formatting, lints and documentation, with warnings denied
 	cargo fmt --all --check

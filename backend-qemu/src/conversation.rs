@@ -166,7 +166,8 @@ impl Conversation {
         while self.directory.is_alive().map_err(CallError::failed)? {
             // A peer that breaks the protocol is not about to die.
             if error.kind() == io::ErrorKind::InvalidData || start.elapsed() > DYING {
-                tracing::debug!(%error, "Gave up a conversation with the agent of a living instance.");
+                let worker = self.directory.name();
+                tracing::debug!(worker, %error, "Gave up a conversation with a living instance.");
                 return Ok(());
             }
             sleep(Duration::from_millis(10)).await;

@@ -16,6 +16,7 @@ use runner_core::{
 };
 use serde_json::json;
 use tokio::{process::Child, time::timeout};
+use tracing::Instrument;
 
 use crate::{
     accel::{self, Choice},
@@ -112,13 +113,13 @@ impl Hypervisor for QemuHypervisor {
     async fn create(&self, spec: &InstanceSpec) -> Result<Instance> {
         // In a task of its own: a caller who is dropped must not leave a process that nobody watches.
         let (inner, spec) = (self.0.clone(), spec.clone());
-        let create = tokio::spawn(async move { inner.create(&spec).await });
+        let create = tokio::spawn(async move { inner.create(&spec).await }.in_current_span());
         create.await.map_err(|error| backend("create an instance", error))?
     }
 
     async fn destroy(&self, name: &WorkerName) -> Result<()> {
         let (inner, name) = (self.0.clone(), name.clone());
-        let destroy = tokio::spawn(async move { inner.destroy(&name).await });
+        let destroy = tokio::spawn(async move { inner.destroy(&name).await }.in_current_span());
         destroy.await.map_err(|error| backend("destroy an instance", error))?
     }
 

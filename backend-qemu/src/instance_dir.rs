@@ -1,6 +1,7 @@
 //! The directory of one instance: whether it lives, why it stopped, and the files beside its disk.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
@@ -39,6 +40,11 @@ impl InstanceDir {
     }
 
     /// What is locked while it lives.
+    /// The instance's name, for log lines.
+    pub(crate) fn name(&self) -> &str {
+        self.path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+    }
+
     pub(crate) fn lock(&self) -> PathBuf {
         self.join(LOCK)
     }

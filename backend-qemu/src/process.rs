@@ -153,13 +153,12 @@ pub(crate) async fn end_strays(instances: &Path, name: Option<&WorkerName>) -> i
         let entry = entry?.file_name();
         let pid = entry.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         let Some(pid) = pid else { continue };
-        let is_stray = || {
-            stray(pid, instances)
-                .is_some_and(|found| name.is_none_or(|name| name.as_str() == found))
-        };
-        if !is_stray() {
+        let found =
+            || stray(pid, instances).filter(|found| name.is_none_or(|name| name.as_str() == found));
+        let is_stray = || found().is_some();
+        let Some(worker) = found() else {
             continue;
-        }
+        };
         // What is opened first cannot become another.
         let opened = match pidfd_open(pid, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => continue,
@@ -167,6 +166,7 @@ pub(crate) async fn end_strays(instances: &Path, name: Option<&WorkerName>) -> i
         };
         if is_stray() {
             tracing::warn!(
+                worker,
                 pid = pid.as_raw_nonzero(),
                 "Killing a machine whose directory was removed."
             );

@@ -115,6 +115,20 @@ impl Error {
         Self::Backend { backend, doing: doing.into(), source: source.into() }
     }
 
+    /// A word for counters and filters: the variant. Never changes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::Busy { .. } => "busy",
+            Self::Exhausted { .. } => "exhausted",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Invalid { .. } => "invalid",
+            Self::Backend { .. } => "backend",
+        }
+    }
+
     /// Whether and when the same call may succeed.
     pub fn retry(&self) -> Retry {
         match self {

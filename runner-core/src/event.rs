@@ -106,6 +106,28 @@ pub enum What {
     },
 }
 
+impl Event {
+    /// Tells the process's own log. A line about a worker or a job names it in a field of its own.
+    fn log(&self) {
+        let worker = match &self.subject {
+            Subject::Worker(name) => Some(name.as_str()),
+            _ => None,
+        };
+        let job = match &self.subject {
+            Subject::Job(id) => Some(id.as_str()),
+            _ => None,
+        };
+        let event = self.id;
+        match &self.what {
+            What::Failed { .. } | What::Blind { .. } => {
+                tracing::warn!(worker, job, event, "{self}")
+            }
+            What::Phase { .. } | What::Freed => tracing::debug!(worker, job, event, "{self}"),
+            _ => tracing::info!(worker, job, event, "{self}"),
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.subject, &self.what) {
@@ -257,11 +279,7 @@ impl EventLog {
     pub fn record(&self, at: Timestamp, subject: Subject, what: What) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let event = Arc::new(Event { id, at, subject, what });
-        match &event.what {
-            What::Failed { .. } | What::Blind { .. } => tracing::warn!("{event}"),
-            What::Phase { .. } | What::Freed => tracing::debug!("{event}"),
-            _ => tracing::info!("{event}"),
-        }
+        event.log();
         {
             let mut events = self.open.0.events();
             events.push_back(event.clone());
@@ -272,6 +290,11 @@ impl EventLog {
         self.open.0.news.notify_one();
         // Fails when nobody listens, which is fine.
         let _ = self.live.send(event);
+    }
+
+    /// How many events are not in the store yet.
+    pub fn unwritten(&self) -> usize {
+        self.open.0.events().len()
     }
 
     /// Hears every later event. A listener that lags by more than 1,000 misses some and is told so.

@@ -107,6 +107,20 @@ pub enum ExitReason {
     Unknown,
 }
 
+impl ExitReason {
+    /// A word for counters and filters: the reason without its details. Never changes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::GuestShutdown => "guest_shutdown",
+            Self::GuestPanic => "guest_panic",
+            Self::GuestReset => "guest_reset",
+            Self::HostStopped => "host_stopped",
+            Self::Crashed(_) => "crashed",
+            Self::Unknown => "stopped_unseen",
+        }
+    }
+}
+
 impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -112,3 +112,8 @@ pub use resources::{Capacity, Resources};
 pub use secret::Secret;
 pub use status::Status;
 pub use store::Store;
+
+/// The guide's examples are run with those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedders-guide.md")]
+struct EmbeddersGuide;

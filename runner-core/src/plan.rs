@@ -118,6 +118,25 @@ pub enum Subject {
     Store,
 }
 
+impl Subject {
+    /// A word for counters and filters: what it is, without its name. Never changes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Worker(_) => "worker",
+            Self::Profile(_) => "profile",
+            Self::Build(_) => "build",
+            Self::Image(_) => "image",
+            Self::Reservation(_) => "reservation",
+            Self::Forge(_) => "forge",
+            Self::Hypervisor => "hypervisor",
+            Self::Builder => "builder",
+            Self::Job(_) => "job",
+            Self::Store => "store",
+        }
+    }
+}
+
 /// A subject that failed and must wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {

@@ -12,7 +12,10 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,6 +48,8 @@ struct Inner {
     path: Option<PathBuf>,
     open: Mutex<Open>,
     renewed: watch::Sender<Renewal>,
+    /// How many transactions failed.
+    failures: AtomicU64,
 }
 
 struct Open {
@@ -109,12 +114,35 @@ impl Store {
 
     fn new(path: Option<PathBuf>, open: Open, renewal: Renewal) -> Self {
         let renewed = watch::channel(renewal).0;
-        Self(Arc::new(Inner { path, open: Mutex::new(open), renewed }))
+        Self(Arc::new(Inner { path, open: Mutex::new(open), renewed, failures: AtomicU64::new(0) }))
     }
 
     /// Tells when the store was begun anew.
     pub fn renewals(&self) -> watch::Receiver<Renewal> {
         self.0.renewed.subscribe()
+    }
+
+    /// How many transactions failed since it was opened.
+    pub fn failures(&self) -> u64 {
+        self.0.failures.load(Ordering::Relaxed)
+    }
+
+    /// Empties the write-ahead log into the file: what was deleted is then on the disk no more.
+    ///
+    /// # Errors
+    /// `Backend` when it could not, such as for a reader that holds on to it.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn tidy(&self) -> Result<()> {
+        let inner = self.0.clone();
+        blocking(move || {
+            let open = inner.lock();
+            let tidied =
+                open.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            tidied.map_err(|error| failed("tidy up", error))
+        })
+        .await
     }
 
     /// Runs `work` in a transaction. Survives the process.
@@ -301,6 +329,19 @@ impl Store {
 
 impl Inner {
     fn transact<T>(
+        &self,
+        doing: &'static str,
+        synchronous: &str,
+        work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let result = self.try_transact(doing, synchronous, work);
+        if result.is_err() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn try_transact<T>(
         &self,
         doing: &'static str,
         synchronous: &str,

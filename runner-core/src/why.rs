@@ -76,6 +76,33 @@ pub enum Why {
     ImageOfNoProfile,
 }
 
+impl Why {
+    /// A word for counters and filters: the reason without its numbers. Never changes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::JobsWait { .. } => "jobs_wait",
+            Self::BelowMinIdle { .. } => "below_min_idle",
+            Self::Over(ending) => ending.kind(),
+            Self::SilentOrphan => "silent_orphan",
+            Self::Surplus { .. } => "surplus",
+            Self::ProfileRemoved => "profile_removed",
+            Self::Draining => "draining",
+            Self::MakesRoom { .. } => "makes_room",
+            Self::Paused => "paused",
+            Self::Asked { .. } => "asked",
+            Self::Unattended => "unattended",
+            Self::Promised => "promised",
+            Self::NotPromised => "not_promised",
+            Self::Expired => "expired",
+            Self::Spent => "spent",
+            Self::NoImage => "no_image",
+            Self::ImageTooOld(_) => "image_too_old",
+            Self::Superseded => "superseded",
+            Self::ImageOfNoProfile => "image_of_no_profile",
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -163,6 +190,23 @@ pub enum WhyNot {
         /// What it asks for.
         labels: BTreeSet<Label>,
     },
+}
+
+impl WhyNot {
+    /// A word for counters and filters: the reason without its numbers. Never changes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unseen { .. } => "unseen",
+            Self::NoRoom { ever: true, .. } => "no_room",
+            Self::NoRoom { ever: false, .. } => "never_fits",
+            Self::AtMax { .. } => "at_max",
+            Self::NoImage => "no_image",
+            Self::Paused { .. } => "paused",
+            Self::KeptFor { .. } => "kept_for",
+            Self::BackingOff { .. } => "backing_off",
+            Self::NoProfileServes { .. } => "no_profile_serves",
+        }
+    }
 }
 
 impl fmt::Display for WhyNot {

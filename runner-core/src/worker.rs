@@ -156,6 +156,21 @@ impl Ending {
     pub fn machine_is_dead(&self) -> bool {
         matches!(self, Self::Stopped(_))
     }
+
+    /// A word for counters and filters: the ending without its details. Never changes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RunnerGone => "runner_gone",
+            Self::Stopped(reason) => reason.kind(),
+            Self::Vanished => "vanished",
+            Self::NeverRegistered => "never_registered",
+            Self::StartTimedOut(_) => "start_timed_out",
+            Self::LostContact(_) => "lost_contact",
+            Self::Orphan => "orphan",
+            Self::Ghost => "ghost",
+            Self::Retiring => "retiring",
+        }
+    }
 }
 
 impl fmt::Display for Ending {

@@ -74,6 +74,14 @@ impl Client {
     /// For an address that cannot be one, or a token that is refused.
     pub fn new(server: &str, token_file: Option<&Path>, data_dir: &Path) -> anyhow::Result<Self> {
         let server = server.trim_end_matches('/').to_owned();
+        let host = server.split_once("://").map_or(&*server, |(_, rest)| rest);
+        // Never shown: it may be a password.
+        if host.split('/').next().is_some_and(|host| host.contains('@')) {
+            anyhow::bail!(
+                "the server's address holds a name or a password, which nobody asks for; \
+                 leave it out, and give the token with --token-file or MONITOR_API_TOKEN"
+            );
+        }
         if !server.starts_with("http://") {
             anyhow::bail!("{server:?} is not a server; write it like http://127.0.0.1:8000");
         }

@@ -16,7 +16,7 @@ mod file;
 mod place;
 pub mod units;
 
-pub use file::Accel;
+pub use file::{Accel, LogTo};
 pub use place::ConfigError;
 use place::Source;
 use units::Size;
@@ -40,6 +40,8 @@ pub struct Config {
     pub qemu: QemuConfig,
     /// What the local queue takes on.
     pub local: LocalLimits,
+    /// Where the process's own log goes.
+    pub log: LogConfig,
     /// How the pool goes about its work.
     pub pace: Pace,
     /// The kinds of runner on offer.
@@ -70,6 +72,19 @@ pub struct QemuConfig {
     pub accel: Accel,
     /// What all instances may take together. What the host has, if none.
     pub capacity: Option<Capacity>,
+}
+
+/// Where the process's own log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Where to.
+    pub to: LogTo,
+    /// The file, if it is one. In the data directory, if none is named.
+    pub file: Option<PathBuf>,
+    /// How large the file may be until it is put aside, in bytes.
+    pub max_size: usize,
+    /// How many that were put aside are kept.
+    pub keep: usize,
 }
 
 impl Config {
@@ -104,6 +119,7 @@ impl Config {
         let http = http(&source, base, file.http)?;
         let pace = pace(&source, file.pace)?;
         let qemu = qemu(&source, file.qemu)?;
+        let log = log(&source, base, file.log)?;
         if file.profiles.is_empty() {
             let problem = "offer at least one [[profile]]; the sample configuration shows how";
             return Err(source.problem(None, "profile", problem));
@@ -126,6 +142,7 @@ impl Config {
             cache_dir: file.data.cache.map(in_file_dir),
             qemu,
             local: local(file.local),
+            log,
             pace,
             profiles,
         })
@@ -251,6 +268,23 @@ fn pace(source: &Source<'_>, section: file::Pace) -> Result<Pace, ConfigError> {
         retry_most: or(section.retry_most, default.retry_most),
         orphan_limit: or(section.orphan_limit, default.orphan_limit),
     })
+}
+
+fn log(source: &Source<'_>, base: &Path, section: file::Log) -> Result<LogConfig, ConfigError> {
+    let span = section.max_size.as_ref().map(Spanned::span);
+    let max_size = section.max_size.map_or(16 << 20, |size| size.into_inner().0);
+    match usize::try_from(max_size) {
+        Ok(max_size) if max_size >= 4096 => Ok(LogConfig {
+            to: section.to,
+            file: section.file.map(|path| base.join(path)),
+            max_size,
+            keep: section.keep.unwrap_or(5),
+        }),
+        _ => {
+            let problem = "a log file holds 4KiB at least; the default is 16MiB";
+            Err(source.problem(span, "log.max_size", problem))
+        }
+    }
 }
 
 fn local(section: file::Local) -> LocalLimits {

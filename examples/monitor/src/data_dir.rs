@@ -24,9 +24,7 @@ impl DataDir {
     /// When another process has it, or it cannot be made or written to.
     pub fn lock(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
-            format!("could not make the data directory {shown}; choose one with --data")
-        })?;
+        make(path)?;
         // Absolute, because instances keep paths to it.
         let path = fs::canonicalize(path)
             .with_context(|| format!("could not find the data directory {shown}"))?;
@@ -90,6 +88,17 @@ impl Drop for DataDir {
         // A crash leaves it; clients then find that nobody answers there.
         let _ = fs::remove_file(address_file(&self.path));
     }
+}
+
+/// Makes a data directory when it is missing, for its owner only.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make(path: &Path) -> anyhow::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+        let shown = path.display();
+        format!("could not make the data directory {shown}; choose one with --data")
+    })
 }
 
 /// Where the service of a data directory says it is, if it says so.

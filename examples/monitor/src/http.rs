@@ -11,26 +11,34 @@ use runner_core::{EventLog, Profile, Status, local::LocalQueue};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::token::Token;
+use crate::{
+    metrics::{Meter, Metrics},
+    token::Token,
+};
 
 mod dashboard;
 mod door;
 mod events;
+mod feed;
 mod health;
+mod history;
 mod jobs;
 mod log;
+mod metrics;
 mod pool;
 mod problem;
 mod strict;
 
 pub use door::Door;
+use feed::Feed;
+use history::History;
 use problem::Problem;
 
 /// Where the API is.
 pub const API: &str = "/api/v2";
 
 /// How many streams may be followed at once.
-const STREAMS: usize = 512;
+pub const STREAMS: usize = 512;
 
 /// How often a stream that is silent says that it is alive.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
@@ -46,8 +54,11 @@ struct Inner {
     profiles: Vec<Profile>,
     input_limit: u64,
     token: Token,
+    metrics: Metrics,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
+    feed: Feed,
+    history: History,
 }
 
 /// What [`Shared`] is made of.
@@ -64,21 +75,28 @@ pub struct Parts {
     pub input_limit: u64,
     /// Who may change things.
     pub token: Token,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Held by whoever follows a stream.
+    pub streams: Arc<Semaphore>,
     /// Ends every stream.
     pub stop: CancellationToken,
 }
 
 impl Shared {
-    /// Takes the parts together.
+    /// Takes the parts together. Needs a tokio runtime.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Inner {
+            feed: Feed::start(parts.status.clone(), parts.stop.clone()),
+            history: History::start(parts.status.clone(), parts.stop.clone()),
             queue: parts.queue,
             events: parts.events,
             status: parts.status,
             profiles: parts.profiles,
             input_limit: parts.input_limit,
             token: parts.token,
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            metrics: parts.metrics,
+            streams: parts.streams,
             stop: parts.stop,
         }))
     }
@@ -113,21 +131,30 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         log::LogApi(shared.clone()),
         pool::PoolApi(shared.clone()),
         events::EventsApi(shared.clone()),
+        feed::FeedApi(shared.clone()),
+        history::HistoryApi(shared.clone()),
     );
     let service = OpenApiService::new(apis, "monitor", env!("CARGO_PKG_VERSION"))
         .description("A pool of single-use CI runners in virtual machines.")
         .server(API);
     let document = service.spec_endpoint();
+    let meter = shared.0.metrics.meter().clone();
     Route::new()
         .at("/", get(dashboard::page))
-        .at("/dashboard.js", get(dashboard::script))
+        .at(format!("{}:name", dashboard::PARTS), get(dashboard::part))
         .at("/healthz", get(health::healthz))
         .at("/readyz", get(health::readyz))
+        .at("/metrics", get(metrics::metrics))
         .at(format!("{API}/openapi.json"), document)
         .nest(API, service)
         .data(shared)
+        .around(Meter::route)
         .around(move |endpoint, request| {
             let door = door.clone();
             async move { door.pass(endpoint, request).await }
+        })
+        .around(move |endpoint, request| {
+            let meter = meter.clone();
+            async move { meter.measure(endpoint, request).await }
         })
 }

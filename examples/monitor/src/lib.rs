@@ -11,6 +11,7 @@ pub mod config;
 pub mod data_dir;
 pub mod http;
 pub mod logs;
+pub mod metrics;
 pub mod opening;
 pub mod serve;
 pub mod token;

@@ -10,15 +10,17 @@ use runner_core::{
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     compose::{self, Backends},
     config::{Config, local_forge},
     data_dir::{self, DataDir},
     http::{self, Door, Shared},
+    metrics::{Metrics, Sources, otlp},
     token::{Token, TokenSource},
 };
 
@@ -44,6 +46,10 @@ pub struct Service {
     stop: CancellationToken,
     http: JoinHandle<io::Result<()>>,
     data: DataDir,
+    metrics: Metrics,
+    store: Store,
+    _counting: AbortOnDropHandle<()>,
+    exporting: Option<JoinHandle<()>>,
 }
 
 /// What a service stands on: what must outlive the process.
@@ -77,6 +83,7 @@ impl Service {
         token: Token,
         listener: TcpListener,
     ) -> anyhow::Result<Self> {
+        let metrics = Metrics::new();
         let capacity = backends.hypervisor.capacity();
         match tokio::time::timeout(CAPACITY_LIMIT, capacity).await {
             Ok(Ok(capacity)) => config.check_fit(&capacity)?,
@@ -91,11 +98,12 @@ impl Service {
         let events = EventLog::open(store.clone()).await?;
         let queue = LocalQueue::open(store.clone(), events.clone(), clock, config.local).await?;
         let forge: Arc<dyn Forge> = Arc::new(queue.clone());
+        let forge = metrics.forge(&local_forge(), forge);
         let pool = Pool::start(PoolParts {
-            hypervisor: backends.hypervisor,
+            hypervisor: metrics.hypervisor(backends.hypervisor),
             forges: BTreeMap::from([(local_forge(), forge)]),
             builder: backends.builder,
-            store,
+            store: store.clone(),
             events: events.clone(),
             owner,
             profiles: config.profiles.clone(),
@@ -104,6 +112,18 @@ impl Service {
         })
         .await?;
         let stop = CancellationToken::new();
+        let streams = Arc::new(Semaphore::new(http::STREAMS));
+        let counting = metrics.begin(Sources {
+            status: pool.statuses(),
+            profiles: config.profiles.clone(),
+            pace: config.pace,
+            events: events.clone(),
+            queue: queue.clone(),
+            store: store.clone(),
+            data: data.path().to_owned(),
+            streams: (streams.clone(), http::STREAMS),
+            clock,
+        });
         let shared = Shared::new(http::Parts {
             queue,
             events,
@@ -111,6 +131,8 @@ impl Service {
             profiles: config.profiles.clone(),
             input_limit: config.local.input_bytes,
             token: token.clone(),
+            metrics: metrics.clone(),
+            streams,
             stop: stop.clone(),
         });
         let address = listener.local_addr().context("could not tell the address")?;
@@ -121,12 +143,18 @@ impl Service {
         let http = tokio::spawn(async move {
             server.run_with_graceful_shutdown(routes, stopped, Some(LAST_REQUESTS)).await
         });
-        Ok(Self { pool, address, stop, http, data })
+        let exporting = export(metrics.clone(), &stop);
+        Ok(Self { pool, address, stop, http, data, metrics, store, _counting: counting, exporting })
     }
 
     /// Where it is answered.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Lets jobs end and leaves no machine behind. Still answers meanwhile.
@@ -140,13 +168,34 @@ impl Service {
     /// Stops planning, lets actions end, ends every stream, and leaves the machines running.
     pub async fn stop(self) {
         self.stop.cancel();
-        let (http, ()) = tokio::join!(self.http, self.pool.stop());
+        let exporting = async {
+            if let Some(exporting) = self.exporting {
+                // It says itself what goes wrong.
+                let _ = exporting.await;
+            }
+        };
+        let (http, (), ()) = tokio::join!(self.http, self.pool.stop(), exporting);
         match http {
             Ok(Ok(())) => (),
             Ok(Err(error)) => tracing::error!(%error, "The HTTP side failed."),
             Err(error) => tracing::error!(%error, "The HTTP side panicked."),
         }
+        // The values of variables that jobs no longer need leave the disk.
+        if let Err(error) = self.store.tidy().await {
+            tracing::warn!(error = chain(&error), "The store could not be tidied up.");
+        }
     }
+}
+
+/// Sends metrics where the environment says so. One that cannot be followed does not keep runners away.
+fn export(metrics: Metrics, stop: &CancellationToken) -> Option<JoinHandle<()>> {
+    let begun = otlp::Target::of_environment().and_then(|target| {
+        target.map(|target| otlp::begin(metrics, target, stop.child_token())).transpose()
+    });
+    begun.unwrap_or_else(|error| {
+        tracing::warn!("Metrics are not sent by OTLP: {error:#}");
+        None
+    })
 }
 
 /// Runs a service until a signal ends it.

@@ -1,5 +1,7 @@
 //! Plans, begins actions and takes in how they ended.
 
+use tracing::{Instrument, Span};
+
 use super::*;
 use crate::recorder::Case;
 
@@ -66,9 +68,9 @@ impl Engine {
             }
             Step::Attach { worker, forge, runner } => {
                 let (worker, forge, runner) = (worker.clone(), forge.clone(), runner.clone());
-                self.drives.spawn(worker.clone(), async move {
-                    hands.drive(&worker, &forge, &runner).await
-                });
+                let (span, key) = (span_of(&subject), worker.clone());
+                let drive = async move { hands.drive(&worker, &forge, &runner).await };
+                self.drives.spawn(key, drive.instrument(span));
                 return;
             }
             Step::Release { reservation } => {
@@ -109,12 +111,14 @@ impl Engine {
             }),
             _ => None,
         };
-        self.tasks.spawn(subject, async move {
+        let span = span_of(&subject);
+        let task = async move {
             let began = Instant::now();
             let work = act(&hands, &step, record.as_mut(), serial, case);
             let result = within(limit, "finish in time", work).await;
             Ended { step, record, result, took: began.elapsed() }
-        });
+        };
+        self.tasks.spawn(subject, task.instrument(span));
     }
 
     pub(super) fn limit_of(&self, step: &Step) -> Duration {
@@ -227,6 +231,14 @@ impl Engine {
         let not_before = self.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
         self.backoff.insert(subject, Backoff { not_before, failures: failures + 1, error });
         not_before
+    }
+}
+
+/// What log lines of an action on `subject` carry: the worker's name.
+fn span_of(subject: &Subject) -> Span {
+    match subject {
+        Subject::Worker(worker) => tracing::error_span!("action", %worker),
+        other => tracing::error_span!("action", subject = %other),
     }
 }
 

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 use super::{
     Inner,
@@ -53,7 +54,8 @@ pub(super) async fn drive(inner: &Arc<Inner>, id: &RunnerId, guest: &dyn Guest) 
     let Some(job) = driver.take_job().await? else {
         return Ok(());
     };
-    driver.carry(job).await
+    let span = tracing::error_span!("job", job = %job.id);
+    driver.carry(job).instrument(span).await
 }
 
 fn find(inner: &Inner, id: &RunnerId) -> Option<(WorkerName, Arc<Notify>)> {

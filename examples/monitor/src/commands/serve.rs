@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    config::{Config, ConfigError},
+    config::Config,
     logs::{self, LogFormat},
     serve::{self, AtExit},
 };
@@ -36,12 +36,13 @@ pub struct ServeArgs {
 }
 
 pub async fn serve(args: ServeArgs) -> anyhow::Result<u8> {
-    logs::start(&args.log, args.log_format)
-        .map_err(|error| ConfigError::new("", error.to_string()))?;
+    let filter = logs::filter(&args.log)?;
     let mut config = match &args.config {
         Some(file) => Config::read(file)?,
         None => Config::built_in(),
     };
+    let data_dir = args.data.as_ref().unwrap_or(&config.data_dir);
+    logs::start(filter, args.log_format, &config.log, data_dir)?;
     if let Some(listen) = args.listen {
         config.http.listen = listen;
     }

@@ -15,6 +15,7 @@ pub(super) struct File {
     pub data: Data,
     pub qemu: Qemu,
     pub local: Local,
+    pub log: Log,
     pub pace: Pace,
     #[serde(rename = "profile")]
     pub profiles: Vec<Spanned<Profile>>,
@@ -70,6 +71,30 @@ pub(super) struct Local {
     pub kept_jobs: Option<u64>,
     pub timeout: Option<Period>,
     pub kill_grace: Option<Period>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    pub to: LogTo,
+    pub file: Option<PathBuf>,
+    pub max_size: Option<Spanned<Size>>,
+    pub keep: Option<usize>,
+}
+
+/// Where the process's own log goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTo {
+    /// The journal where standard error leads there, and standard error elsewhere.
+    #[default]
+    Auto,
+    /// Standard error.
+    Stderr,
+    /// The journal of systemd.
+    Journald,
+    /// A file that is begun anew when it is full.
+    File,
 }
 
 #[derive(Deserialize, Default)]

@@ -4,7 +4,7 @@ use poem_openapi::{OpenApi, param::Path, payload::Json};
 
 use super::{Shared, problem::Problem};
 
-mod model;
+pub mod model;
 
 use model::{PoolStatus, ProfileInfo, WorkerInfo};
 

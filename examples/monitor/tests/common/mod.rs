@@ -4,7 +4,7 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
     time::{Duration, Instant},
 };
@@ -132,6 +132,13 @@ impl Server {
         runtime.block_on(service.drain()).unwrap();
     }
 
+    /// Does something beside the service.
+    pub fn inside<T>(&self, work: impl FnOnce(&Service) -> T) -> T {
+        let (runtime, service) = self.process.as_ref().unwrap();
+        let _inside = runtime.enter();
+        work(service)
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -199,14 +206,30 @@ pub fn said(output: &Output) -> String {
     format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))
 }
 
+/// Where `program` was put by `scripts/test-tools`; none, with a word about it, where it is missing. Fails
+/// where `part` is required.
+pub fn tool(part: &str, program: &str) -> Option<PathBuf> {
+    let tools = std::env::var_os("RUNNER_TOOLS").map(PathBuf::from);
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cache/tools");
+    let program = tools.unwrap_or_else(own).join(program);
+    if program.exists() {
+        return Some(program);
+    }
+    let required = std::env::var("RUNNER_TEST_REQUIRE").unwrap_or_default();
+    let mut required = required.split([',', ' ']);
+    assert!(!required.any(|name| name == part), "{part} is required and missing");
+    println!("skipped: {part} is missing");
+    None
+}
+
 /// Asks again and again until there is an answer.
 pub fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < until, "it did not come about in 20 s");
+        assert!(Instant::now() < until, "it did not come about in 60 s");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -12,7 +12,10 @@ use std::{
     },
     path::PathBuf,
     process,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,6 +38,7 @@ struct Shared {
     machines: Mutex<BTreeMap<WorkerName, Machine>>,
     images: Mutex<Vec<Image>>,
     hint: Hint,
+    blind: AtomicBool,
 }
 
 struct Machine {
@@ -54,6 +58,12 @@ struct Process {
 }
 
 impl ShellHost {
+    /// Whether its machines cannot be listed.
+    pub fn blind(&self, blind: bool) {
+        self.0.blind.store(blind, Ordering::Relaxed);
+        self.0.hint.hint();
+    }
+
     pub fn machine_count(&self) -> usize {
         self.machines().len()
     }
@@ -114,6 +124,9 @@ impl Hypervisor for ShellHost {
     }
 
     async fn instances(&self) -> Result<Vec<Instance>> {
+        if self.0.blind.load(Ordering::Relaxed) {
+            return Err(Error::backend("host", "list", std::io::Error::other("told to fail")));
+        }
         let machines = self.machines();
         Ok(machines.values().map(|m| m.instance.clone()).collect())
     }

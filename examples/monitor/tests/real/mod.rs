@@ -53,6 +53,8 @@ pub struct Monitor {
     pub dir: TempDir,
     pub data: PathBuf,
     pub config: String,
+    /// What it logs, and how.
+    pub logs: [String; 4],
     mounted: bool,
     child: Option<Child>,
     url: String,
@@ -102,6 +104,8 @@ impl Monitor {
             config: CONFIG
                 .replace("CACHE", cache.to_str().unwrap())
                 .replace("QEMU", "qemu-system-x86_64"),
+            logs: ["--log", "info,runner_core=debug,backend_qemu=debug", "--log-format", "human"]
+                .map(str::to_owned),
             dir,
             mounted: false,
             child: None,
@@ -133,7 +137,8 @@ impl Monitor {
             }
             let log = self.log_from(from);
             let line = log.lines().find(|line| line.contains("listening on http://"))?;
-            Some(line[line.find("http://")?..].trim().to_owned())
+            let url = &line[line.find("http://")?..];
+            Some(url.split(['"', ' ']).next()?.trim().to_owned())
         });
     }
 
@@ -146,7 +151,7 @@ impl Monitor {
         command
             .args(["serve", "--config", file.to_str().unwrap()])
             .args(["--data", self.data.to_str().unwrap()])
-            .args(["--log", "info,runner_core=debug,backend_qemu=debug"])
+            .args(&self.logs)
             .args(args)
             .env("MONITOR_API_TOKEN", TOKEN)
             .env("NO_COLOR", "1")
@@ -187,6 +192,15 @@ impl Monitor {
 
     fn log_size(&self) -> u64 {
         fs::metadata(self.log_file()).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Everything it said.
+    pub fn said(&self) -> String {
+        self.log_from(0)
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     fn log_from(&self, from: u64) -> String {

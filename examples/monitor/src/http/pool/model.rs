@@ -143,7 +143,8 @@ enum PhaseName {
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none)]
 pub struct WorkerInfo {
-    name: String,
+    /// Its name.
+    pub name: String,
     profile: Option<String>,
     forge: Option<String>,
     image: Option<String>,

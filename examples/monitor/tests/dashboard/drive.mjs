@@ -1,0 +1,447 @@
+// Drives the dashboard in a real Chromium, over a crowd of fake workers: what a person would do and see.
+// Arguments: the modules' directory, the crowd's program, Chromium, where screenshots go.
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { spawn } from "node:child_process";
+import { mkdtempSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+const [modules, crowdProgram, chromiumProgram, shots] = process.argv.slice(2).map((path) => resolve(path));
+const require = createRequire(join(modules, "node_modules", "/"));
+const { chromium } = require("playwright-core");
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+// Everything here waits for a condition; this is how long the slowest host may take for one.
+const PATIENCE = 60_000;
+const scratch = mkdtempSync(join(tmpdir(), "dashboard-"));
+const crowds = [];
+mkdirSync(shots, { recursive: true });
+
+/** A crowd, once it answers. */
+async function crowd(...args) {
+  const data = args.includes("--data") ? args[args.indexOf("--data") + 1] : join(scratch, `crowd-${crowds.length}`);
+  const process_ = spawn(crowdProgram, args.includes("--data") ? args : [...args, "--data", data],
+    { stdio: ["ignore", "pipe", "inherit"] });
+  const ended = new Promise((resolve) => { process_.once("exit", resolve); });
+  const url = await new Promise((resolve, reject) => {
+    let said = "";
+    process_.stdout.on("data", (part) => {
+      said += part;
+      const found = said.match(/listening on (http:\S+)/);
+      if (found) resolve(found[1]);
+    });
+    ended.then((code) => reject(new Error(`the crowd ended with ${code}`)));
+  });
+  const one = {
+    url, data, process: process_, token: readFileSync(join(data, "api-token"), "utf8").trim(),
+    stop: async () => {
+      process_.kill("SIGTERM");
+      await ended;
+    },
+    api: async (path, body) => {
+      const headers = { Authorization: `Bearer ${one.token}`, "Content-Type": "application/json" };
+      const options = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
+      const answer = await fetch(`${url}/api/v2${path}`, options);
+      assert.ok(answer.ok, `${path}: ${answer.status}`);
+      return answer.json();
+    },
+  };
+  crowds.push(one);
+  return one;
+}
+
+async function until(what, condition) {
+  const end = Date.now() + PATIENCE;
+  for (;;) {
+    const found = await condition();
+    if (found) return found;
+    if (Date.now() > end) throw new Error(`it did not come about: ${what}`);
+    await new Promise((resolve) => { setTimeout(resolve, 50); });
+  }
+}
+
+/** A page of its own, and what it complained about. */
+async function visit(browser, url, { width = 1280, height = 900, scheme = "light", motion = "reduce" } = {}) {
+  const page = await browser.newPage({ viewport: { width, height }, colorScheme: scheme, reducedMotion: motion });
+  page.setDefaultTimeout(PATIENCE);
+  const complaints = [];
+  // A worker that ends between the look at it and the question for its picture is no fault of the page.
+  const raced = (address) => /\/workers\/[^/]+\/(screenshot|explain|console)/.test(address);
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type()) && !raced(message.location().url ?? "")) {
+      complaints.push(`${message.type()}: ${message.text()}`);
+    }
+  });
+  page.on("pageerror", (error) => complaints.push(`error: ${error.stack}`));
+  page.on("response", (answer) => {
+    if (answer.status() >= 400 && !raced(answer.url())) complaints.push(`${answer.status()} ${answer.url()}`);
+  });
+  page.on("requestfailed", (request) => {
+    // Streams are ended by the page itself.
+    const aborted = request.failure()?.errorText === "net::ERR_ABORTED";
+    if (!aborted) complaints.push(`${request.failure()?.errorText} ${request.url()}`);
+  });
+  page.complaints = complaints;
+  await page.goto(url);
+  await page.waitForSelector('#connection[data-state="live"]');
+  return page;
+}
+
+const shoot = (page, name) => page.screenshot({ path: join(shots, `${name}.png`) });
+
+/** No serious finding of axe, and nothing that scrolls sideways. */
+async function inspect(page, where) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => globalThis.axe.run({ resultTypes: ["violations"] }));
+  const serious = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
+  const said = serious.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(({ html, failureSummary }) => `${html}\n  ${failureSummary}`).join("\n")}`);
+  assert.deepEqual(said, [], where);
+  const [whole, seen] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  assert.ok(whole <= seen, `${where}: the page is ${whole} wide and the screen ${seen}`);
+}
+
+/** What the service offers: `GET /workers/{}/screenshot`. A part of the page that needs more is not there. */
+const offered = new Set();
+
+async function learn(one) {
+  const { paths } = await one.api("/openapi.json");
+  for (const [path, methods] of Object.entries(paths)) {
+    for (const method of Object.keys(methods)) {
+      offered.add(`${method.toUpperCase()} ${path.replace(/\{[^}]*\}/g, "{}")}`);
+    }
+  }
+}
+
+const NEEDS = {
+  "pictures of screens come for the workers that are seen, and only for those": "GET /workers/{}/screenshot",
+  "a worker shows its screen and its console": "GET /workers/{}/console/follow",
+  "a profile is paused, and goes on": "PATCH /profiles/{}",
+  "a worker is held, let go and retired": "POST /workers/{}/hold",
+};
+
+const steps = {
+  async "the crowd is there, and every part of the page tells of it"({ page }) {
+    await until("a crowd of workers", async () => await page.locator("#worker-list .worker").count() >= 170);
+    assert.equal(await page.locator(".profile").count(), 5);
+    await page.waitForSelector(".sights li:has-text('forge local')");
+    await page.waitForSelector("#event-list li");
+    await page.waitForSelector(".capacity meter");
+    const box = await page.locator(".profile .bars .busy").first().boundingBox();
+    assert.ok(box.height > 4, "the bars have a height");
+  },
+
+  async "updates arrive, and change what is there in place"({ page }) {
+    await page.evaluate(() => {
+      for (const tile of document.querySelectorAll(".worker")) tile.seenBefore = tile.dataset.phase;
+    });
+    await until("a worker with another phase in its old tile", () => page.evaluate(() =>
+      [...document.querySelectorAll(".worker")].some((tile) => tile.seenBefore && tile.seenBefore !== tile.dataset.phase)));
+    const newest = await page.locator("#event-list li").first().textContent();
+    await until("a newer event", async () => await page.locator("#event-list li").first().textContent() !== newest);
+    const { profiles } = await page.evaluate(async () => (await fetch("/api/v2/status")).json());
+    assert.deepEqual((await page.locator(".profile .name b").allTextContents()).sort(), Object.keys(profiles).sort());
+  },
+
+  async "pictures of screens come for the workers that are seen, and only for those"({ page }) {
+    const wanted = [];
+    page.on("request", (request) => {
+      const found = request.url().match(/workers\/([^/]+)\/screenshot/);
+      if (found) wanted.push(found[1]);
+    });
+    await until("pictures", () => page.evaluate(() =>
+      [...document.querySelectorAll(".worker img")].filter((image) => image.naturalWidth > 100).length >= 8));
+    const far = await page.evaluate(() => [...document.querySelectorAll(".worker")]
+      .filter((tile) => tile.getBoundingClientRect().top > innerHeight * 3).map((tile) => tile.worker.name));
+    assert.ok(far.length > 20, "there is more than one screenful");
+    assert.deepEqual(wanted.filter((name) => far.includes(name)), []);
+  },
+
+  async "workers are found by text, profile and phase"({ page }) {
+    const shown = () => page.$$eval("#worker-list li:not([hidden]) .worker", (tiles) => tiles.map(({ worker }) => worker));
+    const before = (await shown()).length;
+    await page.fill("#worker-text", "ANDROID-");
+    const found = await shown();
+    assert.ok(found.length > 0 && found.length < before);
+    assert.ok(found.every(({ name }) => name.startsWith("android-")));
+    await page.fill("#worker-text", "no such worker");
+    assert.deepEqual(await shown(), []);
+    assert.equal(await page.textContent("#worker-note"), "No worker is like that.");
+    await page.fill("#worker-text", "");
+    await page.selectOption("#worker-profile", "kernel");
+    assert.ok((await shown()).every(({ profile }) => profile === "kernel"));
+    await page.click('#phases [data-phase="busy"]');
+    await until("busy kernel workers only", async () => {
+      const left = await shown();
+      return left.length > 0 && left.every(({ profile, phase }) => profile === "kernel" && phase === "busy");
+    });
+    await page.click('#phases [data-phase="busy"]');
+    await page.selectOption("#worker-profile", "");
+  },
+
+  async "events are found by text and kind, and stand still when told to"({ page }) {
+    const texts = () => page.locator("#event-list li span").allTextContents();
+    await page.fill("#event-text", "provision");
+    await until("only what was looked for", async () => {
+      const found = await texts();
+      return found.length > 0 && found.every((text) => text.toLowerCase().includes("provision"));
+    });
+    await page.fill("#event-text", "");
+    await page.selectOption("#event-kind", "jobs");
+    await until("only jobs", async () => (await texts()).every((text) => text.startsWith("job ")));
+    await page.selectOption("#event-kind", "");
+    await page.click("#event-pause");
+    const still = await texts();
+    await until("events that are counted", async () => /\(\d+ new\)/.test(await page.textContent("#event-pause")));
+    assert.deepEqual(await texts(), still);
+    await page.click("#event-pause");
+    await until("events that go on", async () => (await texts())[0] !== still[0]);
+  },
+
+  async "the keyboard reaches a worker, opens it and comes back"({ page }) {
+    await page.reload();
+    await page.waitForSelector(".worker");
+    await page.keyboard.press("Tab");
+    assert.equal(await page.evaluate(() => document.activeElement.className), "skip");
+    await page.keyboard.press("Enter");
+    for (let presses = 0; presses < 20; presses += 1) {
+      await page.keyboard.press("Tab");
+      if (await page.evaluate(() => document.activeElement.matches(".worker"))) break;
+    }
+    const name = await page.evaluate(() => document.activeElement.worker?.name);
+    assert.ok(name, "Tab reaches a worker");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("#worker-dialog[open]");
+    assert.equal(await page.textContent("#worker-dialog-title"), name);
+    await inspect(page, "a worker");
+    await page.keyboard.press("Escape");
+    await page.waitForSelector("#worker-dialog:not([open])", { state: "attached" });
+    await until("the focus where it was, or near it", () => page.evaluate(() =>
+      document.activeElement.matches(".worker, #workers")));
+  },
+
+  async "a worker shows its screen and its console"({ page }) {
+    await page.click('#phases [data-phase="idle"]');
+    await page.locator("#worker-list li:not([hidden]) .worker").first().click();
+    await until("its console", async () => /Run \/init/.test(await page.textContent("#worker-dialog .terminal")));
+    await until("its screen", () => page.evaluate(() => document.querySelector("#worker-dialog img").naturalWidth === 640));
+    await inspect(page, "a worker with its screen");
+    await shoot(page, "worker");
+    await page.keyboard.press("Escape");
+    await page.click('#phases [data-phase="idle"]');
+  },
+
+  async "what a job says is shown as text, whatever it says"({ page, one }) {
+    const probe = `<img src=x onerror="window.broken=1"><script>window.broken=2</script>`;
+    const job = await one.api("/jobs", {
+      title: probe, profile: "linux", env: { "A": "<b>" },
+      script: `echo ${probe}\necho \x1b[31mred\x1b[0m \x1b]title\x07plain \x1b[1m\x1b[32mgreen\x1b[0m\nsleep 2\nexit 3\n`,
+    });
+    await page.fill("#event-text", "onerror");
+    await page.waitForSelector("#event-list li:has-text('onerror')");
+    await page.fill("#event-text", "");
+    await until("the end of the job", async () => (await one.api(`/jobs/${job.id}`)).ended_at);
+    await page.click('#job-states [data-view="over"]');
+    const row = page.locator(".job", { hasText: job.id });
+    await row.click();
+    await page.waitForSelector("#job-dialog[open]");
+    assert.equal(await page.textContent("#job-dialog-title"), probe);
+    await until("the whole log", async () => await page.textContent("#job-dialog .stream-state") === "complete");
+    const log = await page.$$eval("#job-dialog .terminal div", (lines) => lines.map((line) => line.textContent));
+    assert.deepEqual(log, [probe, "red plain green"]);
+    assert.equal(await page.textContent("#job-dialog .terminal .ink-1"), "red");
+    assert.equal(await page.textContent("#job-dialog .terminal .bold.ink-2"), "green");
+    assert.match(await page.textContent("#job-dialog .facts"), /exit code 3/);
+    await inspect(page, "a job");
+    await page.keyboard.press("Escape");
+    assert.equal(await page.evaluate(() => window.broken), undefined);
+    assert.equal(await page.locator("img[src=x], script:not([src])").count(), 0);
+  },
+
+  async "a job that nobody can run says so"({ page, one }) {
+    const label = `<img src=x onerror="window.broken=3">`;
+    const job = await one.api("/jobs", { title: "wants too much", labels: [label], script: "true" });
+    await page.click('#job-states [data-view="queued"]');
+    const row = page.locator(".job", { hasText: job.id });
+    await until("its reason", async () => (await row.textContent()).includes(`${label} — no profile offers these labels`));
+    await row.click();
+    await until("its labels", async () => (await page.textContent("#job-dialog .facts")).includes(label));
+    await page.keyboard.press("Escape");
+    assert.equal(await page.evaluate(() => window.broken), undefined);
+    await one.api(`/jobs/${job.id}/cancel`, {});
+  },
+
+  async "a log comes while its job runs"({ page, one }) {
+    await page.click('#job-states [data-view="running"]');
+    const job = await one.api("/jobs", { title: "follow me", profile: "linux", priority: 9, script: "echo first\nsleep 3\necho second\nsleep 600\n" });
+    await page.locator(".job", { hasText: job.id }).click();
+    const terminal = page.locator("#job-dialog .terminal");
+    await until("the first line", async () => (await terminal.textContent()).startsWith("first"));
+    await until("the second line", async () => (await terminal.textContent()) === "firstsecond");
+    await shoot(page, "job");
+    // Nobody without a token may end it.
+    assert.ok(await page.isDisabled("#job-dialog .actions button:has-text('Cancel')"));
+    await page.keyboard.press("Escape");
+    return job;
+  },
+
+  async "who has a token may act, and it stays in this tab"({ page, one }) {
+    await page.click("#token");
+    await page.fill("#token-text", one.token);
+    await page.keyboard.press("Enter");
+    await until("the token in use", async () => await page.textContent("#token") === "Token: set");
+    const kept = await page.evaluate(() => [JSON.stringify(localStorage), document.cookie, location.href].join());
+    assert.ok(!kept.includes(one.token));
+    await page.locator(".job", { hasText: "follow me" }).click();
+    const cancel = page.locator("#job-dialog .actions button").first();
+    await cancel.click();
+    assert.equal(await cancel.textContent(), "Really cancel it?");
+    await cancel.click();
+    await until("its end", async () => await page.textContent("#job-dialog .badge") === "cancelled");
+    await page.keyboard.press("Escape");
+    await page.click('#job-states [data-view="queued"]');
+    await page.evaluate(() => [...document.querySelectorAll(".toasts p")].forEach((toast) => toast.remove()));
+  },
+
+  async "a profile is paused, and goes on"({ page, one }) {
+    const pause = page.locator(".profile", { hasText: "android" }).getByRole("button");
+    await pause.click();
+    await page.waitForSelector(".profile.paused:has-text('android')");
+    assert.equal((await one.api("/status")).profiles.android.paused, true);
+    await pause.click();
+    await page.waitForSelector(".profile:not(.paused):has-text('android')");
+  },
+
+  async "a worker is held, let go and retired"({ page, one }) {
+    await page.click('#phases [data-phase="idle"]');
+    const tile = page.locator("#worker-list li:not([hidden]) .worker").first();
+    await tile.click();
+    const name = await page.textContent("#worker-dialog-title");
+    const act = (text) => page.locator("#worker-dialog .actions button", { hasText: text });
+    await act("Hold for 1 h").click();
+    await act("Let go").waitFor();
+    assert.match(await page.textContent("#worker-dialog .facts"), /until .* from the dashboard/);
+    await act("Let go").click();
+    await act("Hold for 1 h").waitFor();
+    await act("Retire").click();
+    await act("Really retire it?").click();
+    await until("its end", async () => !(await one.api(`/workers?limit=1000`)).workers.some((worker) => worker.name === name && worker.phase === "idle"));
+    await page.keyboard.press("Escape");
+    await page.click('#phases [data-phase="idle"]');
+  },
+
+  async "the theme follows the system, until one is chosen"({ page }) {
+    const back = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const light = await back();
+    await page.emulateMedia({ colorScheme: "dark" });
+    const dark = await back();
+    assert.notEqual(light, dark);
+    await page.click("#theme");
+    assert.deepEqual([await page.textContent("#theme"), await back()], ["Theme: light", light]);
+    await page.click("#theme");
+    assert.deepEqual([await page.textContent("#theme"), await back()], ["Theme: dark", dark]);
+    await page.reload();
+    await page.waitForSelector('#connection[data-state="live"]');
+    assert.equal(await back(), dark);
+    await page.click("#theme");
+    await page.emulateMedia({ colorScheme: "light" });
+  },
+};
+
+/** Every size in both themes: nothing scrolls sideways, axe has nothing to say. */
+async function sizes(browser, one) {
+  for (const [width, height] of [[360, 780], [1280, 900], [2560, 1440]]) {
+    for (const scheme of ["light", "dark"]) {
+      const page = await visit(browser, one.url, { width, height, scheme });
+      await until("workers", async () => await page.locator(".worker").count() >= 150);
+      if (offered.has("GET /workers/{}/screenshot")) await until("pictures of nearly all that are seen", () => page.evaluate(() => {
+        const seen = [...document.querySelectorAll(".worker")].filter((tile) => {
+          const box = tile.getBoundingClientRect();
+          return box.top >= 0 && box.bottom <= innerHeight && tile.worker.running && tile.worker.phase !== "over";
+        });
+        return seen.filter((tile) => tile.image.hidden).length <= seen.length / 10;
+      }));
+      await inspect(page, `${width} ${scheme}`);
+      await shoot(page, `crowd-${width}-${scheme}`);
+      assert.deepEqual(page.complaints, [], `${width} ${scheme}`);
+      await page.close();
+    }
+  }
+}
+
+/** A hypervisor that is silent is named, with its reason; and so is its return. */
+async function blind(browser, one) {
+  const page = await visit(browser, one.url);
+  one.process.kill("SIGUSR1");
+  await page.waitForSelector(".alerts p:has-text('The hypervisor cannot be seen')");
+  await page.waitForSelector(".sights .blind:has-text('hypervisor')");
+  await inspect(page, "blind");
+  await shoot(page, "blind");
+  one.process.kill("SIGUSR1");
+  await page.waitForSelector(".alerts:not(:has(p))", { state: "attached" });
+  assert.deepEqual(page.complaints, []);
+  await page.close();
+}
+
+/** A service that goes away is said to be away since then; when it is back, the page is too. */
+async function away(browser, one) {
+  const page = await visit(browser, one.url, { scheme: "dark" });
+  await page.waitForSelector(".worker");
+  await one.stop();
+  await page.waitForSelector('#connection[data-state="lost"]:has-text("disconnected since")');
+  await inspect(page, "disconnected");
+  await shoot(page, "disconnected");
+  const again = await crowd("--workers", "3", "--quiet", "--data", one.data, "--port", new URL(one.url).port);
+  await page.waitForSelector('#connection[data-state="live"]');
+  await until("three workers", async () => await page.locator("#worker-list .worker").count() === 3);
+  await page.close();
+  await again.stop();
+}
+
+async function few(browser) {
+  for (const workers of ["0", "3"]) {
+    const one = await crowd("--workers", workers, "--quiet");
+    const page = await visit(browser, one.url);
+    const note = workers === "0" ? "There are no workers." : "";
+    await until(`${workers} workers`, async () =>
+      String(await page.locator(".worker[data-phase=idle]").count()) === workers && await page.textContent("#worker-note") === note);
+    await until("no job", async () => await page.textContent("#job-note") === "No job waits.");
+    await inspect(page, `${workers} workers`);
+    await shoot(page, `workers-${workers}`);
+    assert.deepEqual(page.complaints, []);
+    await page.close();
+    await one.stop();
+  }
+}
+
+let browser;
+try {
+  browser = await chromium.launch({
+    executablePath: chromiumProgram,
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+      "--disable-component-update", "--disable-sync"],
+  });
+  const one = await crowd("--workers", "200");
+  const page = await visit(browser, one.url);
+  await learn(one);
+  for (const [name, step] of Object.entries(steps)) {
+    if (NEEDS[name] && !offered.has(NEEDS[name])) {
+      console.log(`skipped: ${name}: there is no ${NEEDS[name]}`);
+      continue;
+    }
+    await step({ page, one });
+    assert.deepEqual(page.complaints, [], name);
+    console.log(`ok: ${name}`);
+  }
+  await page.close();
+  for (const [name, step] of Object.entries({ sizes, blind, away })) {
+    await step(browser, one);
+    console.log(`ok: ${name}`);
+  }
+  await few(browser);
+  console.log("ok: few");
+} finally {
+  await browser?.close();
+  for (const one of crowds) one.process.kill("SIGKILL");
+  rmSync(scratch, { recursive: true, force: true });
+}
