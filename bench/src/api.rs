@@ -156,7 +156,6 @@ async fn fan_out(address: SocketAddr) -> anyhow::Result<(Vec<Duration>, usize)> 
         tasks.spawn(async move {
             let mut connection = Connection::open(address).await?;
             connection.begin("/api/v2/events/follow").await?;
-            connection.head(|_, _| ()).await?;
             let until = Instant::now() + WATCH;
             let mut delays = Vec::new();
             while let Some(left) = until.checked_duration_since(Instant::now()) {

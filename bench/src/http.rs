@@ -24,7 +24,7 @@ impl Connection {
 
     /// The body of what is at `path`.
     pub async fn get(&mut self, path: &str) -> anyhow::Result<&[u8]> {
-        self.begin(path).await?;
+        self.ask(path, "1.1").await?;
         let mut length = None;
         self.head(|name, value| {
             if name.eq_ignore_ascii_case("content-length") {
@@ -37,15 +37,21 @@ impl Connection {
         Ok(&self.body)
     }
 
-    /// Asks for a stream; what comes is read by [`line`](Self::line).
+    /// Asks for a stream; what comes is read by [`line`](Self::line). In the old way, which has no chunks
+    /// that cut lines.
     pub async fn begin(&mut self, path: &str) -> anyhow::Result<()> {
+        self.ask(path, "1.0").await?;
+        self.head(|_, _| ()).await
+    }
+
+    async fn ask(&mut self, path: &str, version: &str) -> anyhow::Result<()> {
         let host = self.address;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let request = format!("GET {path} HTTP/{version}\r\nHost: {host}\r\n\r\n");
         Ok(self.stream.get_mut().write_all(request.as_bytes()).await?)
     }
 
     /// Reads the head of an answer.
-    pub async fn head(&mut self, mut header: impl FnMut(&str, &str)) -> anyhow::Result<()> {
+    async fn head(&mut self, mut header: impl FnMut(&str, &str)) -> anyhow::Result<()> {
         let mut line = self.line().await?;
         if !line.contains(" 200 ") {
             bail!("refused: {line}");
