@@ -77,7 +77,7 @@ pub async fn measure_many(table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn resident_mib() -> anyhow::Result<f64> {
+pub fn resident_mib() -> anyhow::Result<f64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)

@@ -3,7 +3,10 @@
 //! Prints medians with their range, and ratios against the alternative in the same run, since absolute
 //! numbers differ from host to host.
 
+mod api;
+mod day;
 mod fakes;
+mod http;
 mod planning;
 mod pools;
 mod real;
@@ -11,23 +14,35 @@ mod table;
 
 use table::Table;
 
-const ALL: [&str; 4] = ["plan", "own", "many", "real"];
+/// What is measured, memory first: it should be that of nothing else.
+const ALL: [&str; 6] = ["day", "plan", "own", "many", "api", "real"];
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.is_empty() {
         wanted = ALL.map(str::to_owned).to_vec();
     }
     let mut table = Table::begin();
+    let runtime = tokio::runtime::Runtime::new()?;
     for name in wanted {
-        match name.as_str() {
-            "plan" => planning::measure(&mut table),
-            "own" => fakes::measure_own_time(&mut table).await?,
-            "many" => fakes::measure_many(&mut table).await?,
-            "real" => real::measure(&mut table).await?,
-            other => anyhow::bail!("{other} is none of: {}", ALL.join(", ")),
+        if name == "day" {
+            // On a clock of its own.
+            day::measure(&mut table)?;
+            continue;
         }
+        runtime.block_on(measure(&name, &mut table))?;
+    }
+    Ok(())
+}
+
+async fn measure(name: &str, table: &mut Table) -> anyhow::Result<()> {
+    match name {
+        "plan" => planning::measure(table),
+        "own" => fakes::measure_own_time(table).await?,
+        "many" => fakes::measure_many(table).await?,
+        "api" => api::measure(table).await?,
+        "real" => real::measure(table).await?,
+        other => anyhow::bail!("{other} is none of: {}", ALL.join(", ")),
     }
     Ok(())
 }

@@ -27,6 +27,14 @@ impl Table {
     }
 }
 
+/// The one that so many of a thousand are not above; zero of none.
+pub fn per_mille(times: &[Duration], share: usize) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    let index = (sorted.len() * share / 1000).min(sorted.len().saturating_sub(1));
+    sorted.get(index).copied().unwrap_or_default()
+}
+
 /// The middle one; zero of none.
 pub fn median(times: &[Duration]) -> Duration {
     let mut sorted = times.to_vec();
@@ -34,6 +42,6 @@ pub fn median(times: &[Duration]) -> Duration {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
-fn show(time: Duration) -> String {
+pub fn show(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1e3)
 }

@@ -282,8 +282,23 @@ fn a_registrations_secret_is_on_its_machines_seed_and_nowhere_else() {
     }
 }
 
+/// Machines below a directory, which end with this however the test does.
+struct Machines(PathBuf);
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        for (pid, _) in command_lines() {
+            let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            if cwd.starts_with(&self.0) {
+                real::signal(pid, "KILL");
+            }
+        }
+    }
+}
+
 async fn plant_a_registration() {
     let dir = tempfile::tempdir().unwrap();
+    let _machines = Machines(dir.path().to_owned());
     let config = monitor::config::LogConfig {
         to: monitor::config::LogTo::File,
         file: Some(dir.path().join("trace.log")),
