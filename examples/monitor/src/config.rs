@@ -267,6 +267,7 @@ fn pace(source: &Source<'_>, section: file::Pace) -> Result<Pace, ConfigError> {
         retry_first: or(section.retry_first, default.retry_first),
         retry_most: or(section.retry_most, default.retry_most),
         orphan_limit: or(section.orphan_limit, default.orphan_limit),
+        sample_every: default.sample_every,
     })
 }
 
