@@ -12,10 +12,12 @@ use runner_core::{
 };
 use toml::Spanned;
 
+mod diff;
 mod file;
 mod place;
 pub mod units;
 
+pub use diff::Changes;
 pub use file::Accel;
 pub use place::ConfigError;
 use place::Source;
@@ -78,12 +80,8 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, by file, line and key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let way_out =
-                "name a readable file with --config, or leave it out for the built-in one";
-            let problem = format!("could not read {}: {error}; {way_out}", path.display());
-            ConfigError::new("", problem)
-        })?;
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| ConfigError::unreadable(path, &error))?;
         Self::parse(path, &text)
     }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use poem::{Endpoint, EndpointExt, Route, get};
 use poem_openapi::OpenApiService;
-use runner_core::{EventLog, Profile, Status, local::LocalQueue};
+use runner_core::{EventLog, Status, local::LocalQueue};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::token::Token;
+use crate::{reload::ConfigState, token::Token};
 
 mod dashboard;
 mod door;
@@ -43,7 +43,7 @@ struct Inner {
     queue: LocalQueue,
     events: EventLog,
     status: watch::Receiver<Arc<Status>>,
-    profiles: Vec<Profile>,
+    config: watch::Receiver<Arc<ConfigState>>,
     input_limit: u64,
     token: Token,
     streams: Arc<Semaphore>,
@@ -58,8 +58,8 @@ pub struct Parts {
     pub events: EventLog,
     /// The pool as it was last seen.
     pub status: watch::Receiver<Arc<Status>>,
-    /// The kinds of runner on offer.
-    pub profiles: Vec<Profile>,
+    /// The configuration in use, the kinds of runner on offer included.
+    pub config: watch::Receiver<Arc<ConfigState>>,
     /// How much a job's input files may take together, in bytes.
     pub input_limit: u64,
     /// Who may change things.
@@ -75,7 +75,7 @@ impl Shared {
             queue: parts.queue,
             events: parts.events,
             status: parts.status,
-            profiles: parts.profiles,
+            config: parts.config,
             input_limit: parts.input_limit,
             token: parts.token,
             streams: Arc::new(Semaphore::new(STREAMS)),
@@ -85,6 +85,11 @@ impl Shared {
 
     fn status(&self) -> Arc<Status> {
         self.0.status.borrow().clone()
+    }
+
+    /// The configuration in use, the kinds of runner on offer included.
+    fn config(&self) -> Arc<ConfigState> {
+        self.0.config.borrow().clone()
     }
 
     /// `stream`, until the service stops. Fails when there are too many.

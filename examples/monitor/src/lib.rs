@@ -12,5 +12,7 @@ pub mod data_dir;
 pub mod http;
 pub mod logs;
 pub mod opening;
+pub mod reload;
 pub mod serve;
+pub mod systemd;
 pub mod token;

@@ -10,15 +10,18 @@ use runner_core::{
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     compose::{self, Backends},
     config::{Config, local_forge},
     data_dir::{self, DataDir},
     http::{self, Door, Shared},
+    reload::{ConfigState, Edit, Hangup, Reload, Source},
+    systemd,
     token::{Token, TokenSource},
 };
 
@@ -40,6 +43,7 @@ pub enum AtExit {
 /// A running service.
 pub struct Service {
     pool: Pool,
+    config: watch::Sender<Arc<ConfigState>>,
     address: SocketAddr,
     stop: CancellationToken,
     http: JoinHandle<io::Result<()>>,
@@ -104,11 +108,12 @@ impl Service {
         })
         .await?;
         let stop = CancellationToken::new();
+        let told = watch::channel(Arc::new(ConfigState::new(config))).0;
         let shared = Shared::new(http::Parts {
             queue,
             events,
             status: pool.statuses(),
-            profiles: config.profiles.clone(),
+            config: told.subscribe(),
             input_limit: config.local.input_bytes,
             token: token.clone(),
             stop: stop.clone(),
@@ -121,12 +126,17 @@ impl Service {
         let http = tokio::spawn(async move {
             server.run_with_graceful_shutdown(routes, stopped, Some(LAST_REQUESTS)).await
         });
-        Ok(Self { pool, address, stop, http, data })
+        Ok(Self { pool, config: told, address, stop, http, data })
     }
 
     /// Where it is answered.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Takes an edit of the configuration.
+    pub async fn reload(&self, reload: &mut Reload, edit: Edit) {
+        reload.take(edit, &self.pool, &self.config).await;
     }
 
     /// Lets jobs end and leaves no machine behind. Still answers meanwhile.
@@ -153,14 +163,20 @@ impl Service {
 ///
 /// # Errors
 /// For whatever keeps it from starting.
-pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
+pub async fn run(source: Source, at_exit: AtExit) -> anyhow::Result<()> {
+    let (mut signals, mut hangup) = (Signals::new()?, Hangup::listen()?);
+    let (mut config, text) = source.read()?;
+    let mut reload = Reload::new(source, config.clone(), text);
+    let passed = systemd::listener()?;
+    if let Some(passed) = &passed {
+        config.http.listen = passed.local_addr().context("could not tell the address")?;
+    }
     config.http.check_listen()?;
     let data = DataDir::lock(&config.data_dir)?;
     let token_file = config.http.token_file.clone();
     let token_file = token_file.unwrap_or_else(|| data_dir::token_file(data.path()));
     let (token, source) = Token::of_server(&token_file)?;
-    let listener = listen(config.http.listen).await?;
+    let listener = listen(passed, config.http.listen).await?;
     let starting = async {
         let base = Base::open(data).await?;
         let backends = compose::backends(&config, base.data.path(), &base.owner).await?;
@@ -182,14 +198,32 @@ pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
     }
     service.data.announce(service.address())?;
     tracing::info!("listening on http://{}", service.address());
-    signals.next().await;
+    systemd::ready();
+    let (statuses, states) = (service.pool.statuses(), service.config.subscribe());
+    // It ends with this function, and keeps the watchdog fed while the service ends.
+    let attending = tokio::spawn(systemd::attend(statuses, states, config.pace));
+    let _attending = AbortOnDropHandle::new(attending);
+    loop {
+        let edit = tokio::select! {
+            () = signals.next() => break,
+            () = hangup.next() => {
+                systemd::reloading();
+                reload.now().await
+            }
+            edit = reload.changed() => edit,
+        };
+        service.reload(&mut reload, edit).await;
+        systemd::ready();
+    }
     let ending = async {
         if at_exit == AtExit::Drain {
+            systemd::stopping("draining: jobs end, machines go");
             tracing::info!("Draining: jobs end, machines go. A second signal leaves them.");
             if let Err(error) = service.drain().await {
                 tracing::error!("The pool could not be drained: {error:#}");
             }
         }
+        systemd::stopping("stopping; the machines run on");
         tracing::info!("Stopping.");
         service.stop().await;
         tracing::info!("Stopped.");
@@ -204,7 +238,15 @@ pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
     }
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+async fn listen(
+    passed: Option<std::net::TcpListener>,
+    address: SocketAddr,
+) -> anyhow::Result<TcpListener> {
+    if let Some(passed) = passed {
+        passed.set_nonblocking(true).context("could not use the socket of the socket unit")?;
+        return TcpListener::from_std(passed)
+            .context("could not use the socket of the socket unit");
+    }
     let bound = TcpListener::bind(address).await;
     bound.with_context(|| {
         format!(

@@ -5,8 +5,9 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    config::{Config, ConfigError},
+    config::ConfigError,
     logs::{self, LogFormat},
+    reload::Source,
     serve::{self, AtExit},
 };
 
@@ -38,20 +39,9 @@ pub struct ServeArgs {
 pub async fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     logs::start(&args.log, args.log_format)
         .map_err(|error| ConfigError::new("", error.to_string()))?;
-    let mut config = match &args.config {
-        Some(file) => Config::read(file)?,
-        None => Config::built_in(),
-    };
-    if let Some(listen) = args.listen {
-        config.http.listen = listen;
-    }
-    if let Some(data) = args.data {
-        config.data_dir = data;
-    }
-    if let Some(cache) = args.cache {
-        config.cache_dir = Some(cache);
-    }
+    let source =
+        Source { file: args.config, listen: args.listen, data: args.data, cache: args.cache };
     let at_exit = if args.drain_on_exit { AtExit::Drain } else { AtExit::Leave };
-    serve::run(config, at_exit).await?;
+    serve::run(source, at_exit).await?;
     Ok(0)
 }

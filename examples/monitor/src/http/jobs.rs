@@ -162,7 +162,7 @@ impl JobsApi {
 impl JobsApi {
     /// A job for a profile that nobody offers would wait for ever.
     fn check_offered(&self, wanted: &ProfileName) -> Result<(), Problem> {
-        let profiles = &self.0.0.profiles;
+        let profiles = &self.0.config().profiles;
         if profiles.iter().any(|profile| profile.name == *wanted) {
             return Ok(());
         }
