@@ -10,6 +10,7 @@ use runner_core::{Hypervisor, ImageBuilder, OwnerId, Result, hypervisor::Hypervi
 
 use crate::{
     config::{self, Config},
+    data_dir,
     opening::Opening,
 };
 
@@ -32,7 +33,7 @@ pub async fn backends(
     owner: &OwnerId,
 ) -> anyhow::Result<Backends> {
     let cache = config.cache_dir.clone();
-    let cache = cache.unwrap_or_else(|| data_dir.join("cache"));
+    let cache = cache.unwrap_or_else(|| data_dir::default_cache(data_dir));
     let images = ImageStore::open(ImageConfig::new(data_dir.join("images"), cache)).await?;
     let qemu = qemu(config, data_dir.join("instances"), owner.clone());
     let open = move || {

@@ -102,16 +102,28 @@ fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("address")
 }
 
-/// Where the data is when nobody says: one place for root, and one in each user's home.
+/// Where the data is when nobody says: where systemd made room for it, one place for root, and one in each
+/// user's home.
 pub fn default_dir() -> PathBuf {
+    if let Some(dir) = directory("STATE_DIRECTORY") {
+        return dir;
+    }
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     if is_root {
         return PathBuf::from("/var/lib/monitor");
     }
-    let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-    let state = state.filter(|path| path.is_absolute());
+    let state = directory("XDG_STATE_HOME");
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/".into()));
     state.unwrap_or_else(|| home().join(".local/state")).join("monitor")
+}
+
+/// Where things are that can be had again, when nobody says.
+pub fn default_cache(data_dir: &Path) -> PathBuf {
+    directory("CACHE_DIRECTORY").unwrap_or_else(|| data_dir.join("cache"))
+}
+
+fn directory(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Where the API token is, unless it is said to be elsewhere.

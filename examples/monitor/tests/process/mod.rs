@@ -148,3 +148,11 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// Why a test does nothing; fails where the missing part is required.
+pub fn skip(part: &str) {
+    let required = std::env::var("RUNNER_TEST_REQUIRE").unwrap_or_default();
+    let mut required = required.split([',', ' ']);
+    assert!(!required.any(|name| name == part), "{part} is required and missing");
+    println!("skipped: {part} is missing");
+}
