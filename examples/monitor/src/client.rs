@@ -7,6 +7,7 @@ use reqwest::{
     multipart::{Form, Part},
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{data_dir, http::API, token::Token};
 
@@ -14,7 +15,7 @@ mod sse;
 mod wire;
 
 pub use sse::{Message, Messages};
-pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Worker};
+pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Worker, Workers};
 
 /// How long a server may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -131,15 +132,56 @@ impl Client {
         self.json(self.request(Method::GET, path)).await
     }
 
+    /// Asks for a change at `path`; none, where nothing is answered.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        let mut request = self.request(method, path);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = self.send(request).await?;
+        let answer = response.bytes().await.map_err(|error| self.broken(error))?;
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer).map_err(|error| ClientError::Broken {
+            server: self.server.clone(),
+            detail: error.to_string(),
+        })
+    }
+
+    /// What is at `path`, whatever it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        let bytes = response.bytes().await;
+        bytes.map(Into::into).map_err(|error| self.broken(error))
+    }
+
+    /// The events at `path`, as they come, after the one with the id `last`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stream(&self, path: &str, last: u64) -> Result<Messages, ClientError> {
+        let request = self.request(Method::GET, path).header("Last-Event-ID", last.to_string());
+        Ok(Messages::new(self.send(request).await?))
+    }
+
     /// A job's collected outputs, as a tar archive.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn outputs(&self, id: &str) -> Result<Vec<u8>, ClientError> {
-        let path = format!("/jobs/{}/outputs", segment(id));
-        let response = self.send(self.request(Method::GET, &path)).await?;
-        let bytes = response.bytes().await;
-        bytes.map(Into::into).map_err(|error| self.broken(error))
+        self.bytes(&format!("/jobs/{}/outputs", segment(id))).await
     }
 
     /// A job's log from `from` bytes on, as it comes, and the job when it is over.
@@ -147,10 +189,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn follow(&self, id: &str, from: u64) -> Result<Messages, ClientError> {
-        let path = format!("/jobs/{}/log/follow", segment(id));
-        let request = self.request(Method::GET, &path);
-        let response = self.send(request.header("Last-Event-ID", from.to_string())).await?;
-        Ok(Messages::new(response))
+        self.stream(&format!("/jobs/{}/log/follow", segment(id)), from).await
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -233,8 +272,17 @@ impl std::error::Error for ClientError {
     }
 }
 
+/// The query that asks for what was chosen.
+pub fn query(chosen: &[(&str, &Option<String>)]) -> String {
+    let pairs = chosen
+        .iter()
+        .filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={}", segment(value))));
+    let pairs: Vec<String> = pairs.collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
 /// `text` as one segment of a path, whatever it holds.
-fn segment(text: &str) -> String {
+pub fn segment(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

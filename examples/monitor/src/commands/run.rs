@@ -7,8 +7,8 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    CANCELLED, ClientArgs, INTERRUPTED, WrongUse, follow::Follow, luggage, outputs, timings,
-    waiting,
+    CANCELLED, ClientArgs, INTERRUPTED, WrongUse, follow::Follow, luggage, outputs,
+    spinner::Spinner, timings, waiting,
 };
 use crate::{
     client::{Client, Job, NewJob, Profile},
@@ -83,9 +83,11 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
         timeout: args.timeout,
         priority: args.priority,
     };
+    let spinner =
+        if args.quiet { Spinner::none() } else { Spinner::start("sending the job".to_owned()) };
     let say = |text: String| {
         if !args.quiet {
-            eprintln!("monitor: {text}");
+            spinner.aside(|| eprintln!("monitor: {text}"));
         }
     };
     // From here on: a job that is just being queued must not be forgotten.
@@ -95,16 +97,19 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
         return Ok(CANCELLED);
     };
     say(format!("job {} is queued", job.id));
+    spinner.show(format!("job {} waits for a machine", job.id));
     let telling = async {
         if !args.quiet {
             waiting::tell(&client, &job.id, say).await;
         }
+        spinner.end();
     };
     let attended = tokio::select! {
         biased;
-        attended = attend(&client, &job.id, wishes) => attended?,
+        attended = attend(&client, &job.id, wishes, &spinner) => attended?,
         never = async { telling.await; std::future::pending::<Infallible>().await } => match never {},
     };
+    spinner.end();
     let Some(job) = attended else {
         say(format!("job {} is left alone; `monitor jobs` shows it", job.id));
         return Ok(CANCELLED);
@@ -125,8 +130,13 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
 }
 
 /// Follows a job to its end. The first wish cancels it; a second one leaves it: none.
-async fn attend(client: &Client, id: &str, mut wishes: Wishes) -> anyhow::Result<Option<Job>> {
-    let following = Follow::new(client, id).until_over();
+async fn attend(
+    client: &Client,
+    id: &str,
+    mut wishes: Wishes,
+    spinner: &Spinner,
+) -> anyhow::Result<Option<Job>> {
+    let following = Follow::new(client, id).instead_of(spinner).until_over();
     tokio::pin!(following);
     if wishes.count == 0 {
         tokio::select! {
@@ -134,6 +144,7 @@ async fn attend(client: &Client, id: &str, mut wishes: Wishes) -> anyhow::Result
             () = wishes.next() => (),
         }
     }
+    spinner.end();
     eprintln!("monitor: cancelling job {id}; a second Ctrl-C leaves it");
     tokio::spawn(cancel(client.clone(), id.to_owned()));
     wishes.beside(following).await
