@@ -17,6 +17,7 @@ mod cancel;
 mod check;
 mod completions;
 mod console;
+mod doctor;
 mod events;
 mod explain;
 mod follow;
@@ -102,6 +103,8 @@ enum Command {
     Events(events::EventsArgs),
     /// Check a configuration
     Check(check::CheckArgs),
+    /// Find out whether a service can do its work on this host, and what to do where it cannot
+    Doctor(doctor::DoctorArgs),
     /// Print a script that completes this program's arguments
     Completions(completions::CompletionsArgs),
     /// Write manual pages
@@ -150,6 +153,7 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Images(args) => (images::images(args).await, FAILED),
         Command::Events(args) => (events::events(args).await, FAILED),
         Command::Check(args) => (check::check(args), FAILED),
+        Command::Doctor(args) => (doctor::doctor(args).await, FAILED),
         Command::Completions(args) => (completions::completions(args), FAILED),
         Command::Man(args) => (completions::man(args), FAILED),
     };

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod compose;
 pub mod config;
 pub mod data_dir;
+pub mod doctor;
 pub mod http;
 pub mod logs;
 pub mod opening;
