@@ -173,9 +173,11 @@ pub async fn run(source: Source, at_exit: AtExit) -> anyhow::Result<()> {
     }
     config.http.check_listen()?;
     let data = DataDir::lock(&config.data_dir)?;
-    let token_file = config.http.token_file.clone();
-    let token_file = token_file.unwrap_or_else(|| data_dir::token_file(data.path()));
-    let (token, source) = Token::of_server(&token_file)?;
+    let (token, source) = match (&config.http.token_file, Token::of_systemd()?) {
+        (None, Some(given)) => given,
+        (Some(file), _) => Token::of_server(file)?,
+        (None, None) => Token::of_server(&data_dir::token_file(data.path()))?,
+    };
     let listener = listen(passed, config.http.listen).await?;
     let starting = async {
         let base = Base::open(data).await?;

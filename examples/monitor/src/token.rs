@@ -70,6 +70,17 @@ impl Token {
         Ok((made, TokenSource::Generated(file.to_owned())))
     }
 
+    /// The token that systemd gave to this service as the credential `api-token`, if it did.
+    ///
+    /// # Errors
+    /// As [`of_server`](Self::of_server).
+    pub fn of_systemd() -> anyhow::Result<Option<(Self, TokenSource)>> {
+        let Some(dir) = env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
+        let file = PathBuf::from(dir).join("api-token");
+        let token = Self::from_file(&file)?;
+        Ok(token.map(|token| (token, TokenSource::File(file))))
+    }
+
     /// The token of a client: from `file` if one is named, else from the environment, else from `default`.
     /// None where nobody has left one.
     ///
