@@ -22,7 +22,8 @@ pub(super) fn verify(image: &Image, work: &Work) -> Result<()> {
         Boot::Kernel { kernel, initrd, command_line } => {
             let command_line = sha256_of(command_line.as_bytes());
             let (initrd, kernel) = (file(initrd)?, file(kernel)?);
-            let sums = format!("{command_line}  command-line\n{initrd}  initrd\n{kernel}  kernel\n");
+            let sums =
+                format!("{command_line}  command-line\n{initrd}  initrd\n{kernel}  kernel\n");
             sha256_of(sums.as_bytes())
         }
         Boot::Disk { path, .. } => file(path)?,
