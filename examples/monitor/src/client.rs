@@ -1,9 +1,11 @@
 //! Talks to a running service.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{convert::Infallible, fmt, path::Path, time::Duration};
 
+use bytes::Bytes;
+use futures::{StreamExt, stream};
 use reqwest::{
-    Method, RequestBuilder, Response, StatusCode,
+    Body, Method, RequestBuilder, Response, StatusCode,
     multipart::{Form, Part},
 };
 use serde::de::DeserializeOwned;
@@ -22,6 +24,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a server may be silent; one that streams says something three times as often.
 const SILENCE_LIMIT: Duration = Duration::from_secs(50);
+
+/// How much of a file is sent at once.
+const PIECE: usize = 64 << 10;
 
 /// A file that goes with a job.
 pub struct Attachment {
@@ -92,16 +97,29 @@ impl Client {
         &self.server
     }
 
-    /// Queues a job.
+    /// Queues a job, and tells `sent` of each number of bytes of its files that is on its way.
     ///
     /// # Errors
     /// [`ClientError`]. When the connection broke, the job may be queued all the same.
-    pub async fn submit(&self, job: &NewJob, files: Vec<Attachment>) -> Result<Job, ClientError> {
+    pub async fn submit(
+        &self,
+        job: &NewJob,
+        files: Vec<Attachment>,
+        sent: impl Fn(u64) + Clone + Send + Sync + 'static,
+    ) -> Result<Job, ClientError> {
         let text = serde_json::to_string(job).expect("strings and numbers are valid JSON");
         let mut form = Form::new().percent_encode_noop().text("job", text);
         for file in files {
             let name = if file.executable { "executable" } else { "file" };
-            form = form.part(name, Part::bytes(file.content).file_name(file.path));
+            let (length, sent) = (file.content.len() as u64, sent.clone());
+            let content = Bytes::from(file.content);
+            let pieces = stream::iter((0..content.len()).step_by(PIECE)).map(move |from| {
+                let piece = content.slice(from..content.len().min(from + PIECE));
+                sent(piece.len() as u64);
+                Ok::<_, Infallible>(piece)
+            });
+            let part = Part::stream_with_length(Body::wrap_stream(pieces), length);
+            form = form.part(name, part.file_name(file.path));
         }
         let request = self.request(Method::POST, "/jobs").multipart(form);
         self.json(request).await

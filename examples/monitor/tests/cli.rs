@@ -197,6 +197,18 @@ fn colours_spinners_and_widths_are_for_terminals() {
 }
 
 #[test]
+fn what_is_sent_is_shown_as_it_goes() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("big"), vec![b'x'; 200 << 10]).unwrap();
+    let file = format!("{}=big", dir.path().join("big").display());
+    let job = server.monitor(&["run", "--file", &file, "--", "sh", "-c", "wc -c < big"]);
+    let shown = on_terminal(&job, "");
+    assert!(shown.contains("200.00 KiB") || shown.contains("204800/204800"), "{shown:?}");
+    assert!(shown.contains("204800\r\n") || shown.contains("204800\n"), "{shown:?}");
+}
+
+#[test]
 fn completions_are_scripts_their_shells_read() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let monitor = Command::new(env!("CARGO_BIN_EXE_monitor"))

@@ -83,21 +83,30 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
         timeout: args.timeout,
         priority: args.priority,
     };
-    let spinner =
-        if args.quiet { Spinner::none() } else { Spinner::start("sending the job".to_owned()) };
+    let size: u64 = files.iter().map(|file| file.content.len() as u64).sum();
+    let sending = if args.quiet { Spinner::none() } else { Spinner::sending(size) };
+    let sent = {
+        let sending = sending.clone();
+        move |bytes| sending.advance(bytes)
+    };
+    // From here on: a job that is just being queued must not be forgotten.
+    let mut wishes = Wishes::new()?;
+    let submitted = wishes.beside(client.submit(&job, files, sent)).await;
+    sending.end();
+    let Some(job) = submitted? else {
+        if !args.quiet {
+            eprintln!("monitor: it may be queued all the same; `monitor jobs` shows it");
+        }
+        return Ok(CANCELLED);
+    };
+    let waits = format!("job {} waits for a machine", job.id);
+    let spinner = if args.quiet { Spinner::none() } else { Spinner::start(waits) };
     let say = |text: String| {
         if !args.quiet {
             spinner.aside(|| eprintln!("monitor: {text}"));
         }
     };
-    // From here on: a job that is just being queued must not be forgotten.
-    let mut wishes = Wishes::new()?;
-    let Some(job) = wishes.beside(client.submit(&job, files)).await? else {
-        say("it may be queued all the same; `monitor jobs` shows it".to_owned());
-        return Ok(CANCELLED);
-    };
     say(format!("job {} is queued", job.id));
-    spinner.show(format!("job {} waits for a machine", job.id));
     let telling = async {
         if !args.quiet {
             waiting::tell(&client, &job.id, say).await;

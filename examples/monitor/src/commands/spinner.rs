@@ -25,6 +25,19 @@ impl Spinner {
         Self(bar)
     }
 
+    /// Shows how much of a job's files, which have so many bytes, is sent.
+    pub fn sending(bytes: u64) -> Self {
+        let bar = ProgressBar::new(bytes);
+        let template = "{spinner} sending the files {wide_bar} {bytes}/{total_bytes} {eta}";
+        bar.set_style(ProgressStyle::with_template(template).expect("it is a valid template"));
+        Self(bar)
+    }
+
+    /// So much more is done.
+    pub fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
     /// None at all.
     pub fn none() -> Self {
         Self(ProgressBar::hidden())
