@@ -11,6 +11,8 @@ pub mod config;
 pub mod data_dir;
 pub mod http;
 pub mod logs;
+pub mod open_files;
 pub mod opening;
 pub mod serve;
 pub mod token;
+pub mod tokens;

@@ -152,6 +152,7 @@ impl Server {
         with: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
     ) -> Answer {
         self.client.block_on(async {
+            monitor::http::tls::prepare();
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let request = client.request(method, format!("{}{path}", self.url()));
             let response = with(request).send().await.unwrap();
