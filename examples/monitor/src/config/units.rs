@@ -43,11 +43,11 @@ impl Rate {
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = match self.per.as_secs() {
-            60 => "minute",
-            3600 => "hour",
-            _ => "second",
+            60 => "a minute",
+            3600 => "an hour",
+            _ => "a second",
         };
-        write!(f, "{} a {unit}", self.times)
+        write!(f, "{} {unit}", self.times)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use poem::{
-    Body, Endpoint, IntoResponse, Request, Response,
+    Endpoint, IntoResponse, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
     web::headers::{Authorization, HeaderMapExt, authorization::Bearer},
 };
@@ -79,7 +79,7 @@ impl Door {
     ) -> poem::Result<Response> {
         let mut response = match self.0.admit(&mut request) {
             Err(refusal) => {
-                discard(request.take_body()).await;
+                discard(&mut request).await;
                 *refusal
             }
             Ok(()) => self.0.answer(endpoint, request).await,
@@ -134,7 +134,8 @@ impl Rules {
     /// Whose token came along. One that nobody has is refused even where none is needed: its sender
     /// believes in it.
     fn holder(&self, request: &Request) -> Result<Option<Holder>, Problem> {
-        if !request.headers().contains_key(header::AUTHORIZATION) || is_open(request) {
+        let probes = is_read(request.method()) && is_open(request);
+        if probes || !request.headers().contains_key(header::AUTHORIZATION) {
             return Ok(None);
         }
         let bearer = request.headers().typed_get::<Authorization<Bearer>>();
@@ -149,7 +150,7 @@ impl Rules {
         let (method, path) = (request.method().clone(), request.original_uri().path().to_owned());
         let by = request.data::<Holder>().map(|holder| holder.name.clone());
         if let Some(answer) = self.contract.answer(&request) {
-            discard(request.take_body()).await;
+            discard(&mut request).await;
             return answer;
         }
         let cut = self.body.guard(&mut request);
@@ -163,10 +164,15 @@ impl Rules {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-            if method == Method::OPTIONS {
-                response = StatusCode::NO_CONTENT.into_response();
-            }
-            response.headers_mut().insert(header::ALLOW, self.contract.allow(&path));
+            let allow = self.contract.allow(&path);
+            response = if method == Method::OPTIONS {
+                StatusCode::NO_CONTENT.into_response()
+            } else {
+                let detail = format!("{method} is not taken here; use one of: {allow}");
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
+            };
+            let allow = HeaderValue::try_from(allow).expect("methods are printable");
+            response.headers_mut().insert(header::ALLOW, allow);
         }
         if !is_read(&method)
             && let Some(by) = by
@@ -194,7 +200,12 @@ fn address(request: &Request) -> IpAddr {
     address.unwrap_or(IpAddr::from([0, 0, 0, 0])).to_canonical()
 }
 
-async fn discard(body: Body) {
+async fn discard(request: &mut Request) {
+    let body = request.take_body();
+    if request.headers().contains_key(header::EXPECT) {
+        // Its sender waits for a word before it sends the body, and the refusal is that word.
+        return;
+    }
     let read = async {
         let mut stream = body.into_bytes_stream();
         while stream.next().await.is_some_and(|part| part.is_ok()) {}

@@ -37,6 +37,7 @@ enum Submission {
 
 /// A job and its input files. The name of each file's part is where the job finds it.
 #[derive(Multipart)]
+#[oai(deny_unknown_fields)]
 struct JobForm {
     /// The job.
     job: JsonField<Strict<NewJob>>,

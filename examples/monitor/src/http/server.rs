@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use poem::{
     Addr, Endpoint, IntoResponse, Request,
-    http::{self, StatusCode, Version, uri::Scheme},
+    http::{self, StatusCode, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -25,6 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Problem, tls::Tls};
 use crate::config::HttpConfig;
+
+mod activity;
+
+use activity::{Activity, BusyBody};
 
 /// How long requests get to end once the service stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -161,7 +165,7 @@ impl<E: Endpoint + 'static> Connection<E> {
     ) {
         let Some(tls) = tls else {
             let stream = self.timed(stream);
-            return self.serve_http(stream, Version::HTTP_11, watcher).await;
+            return self.serve_http(stream, watcher).await;
         };
         let limit = self.limits.header;
         let handshake = async {
@@ -175,11 +179,7 @@ impl<E: Endpoint + 'static> Connection<E> {
             tls.accept(self.timed(stream)).await.ok()
         };
         let Ok(Some(stream)) = tokio::time::timeout(limit, handshake).await else { return };
-        let version = match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Version::HTTP_2,
-            _ => Version::HTTP_11,
-        };
-        self.serve_http(stream, version, watcher).await;
+        self.serve_http(stream, watcher).await;
     }
 
     /// A stream that fails when its client leaves unread for too long what it is sent.
@@ -192,14 +192,11 @@ impl<E: Endpoint + 'static> Connection<E> {
     async fn serve_http(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        version: Version,
         watcher: Watcher,
     ) {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.header)
             .max_buf_size(HEAD)
             .http2()
             .timer(TokioTimer::new())
@@ -207,22 +204,25 @@ impl<E: Endpoint + 'static> Connection<E> {
             .keep_alive_timeout(self.limits.header)
             .max_concurrent_streams(STREAMS_EACH)
             .max_header_list_size(HEAD as u32);
-        // Never left to the client's first bytes: for those it could take as long as it likes.
-        let builder = match version {
-            Version::HTTP_2 => builder.http2_only(),
-            _ => builder.http1_only(),
-        };
+        let activity = Activity::new();
+        let idle = activity.clone();
+        let limit = self.limits.header;
         let service = service_fn(move |request: http::Request<Incoming>| {
+            let busy = activity.begin();
             let (local, remote) = (self.local.clone(), self.remote.clone());
             let request = Request::from((request, local, remote, self.scheme.clone()));
             let endpoint = self.endpoint.clone();
             async move {
-                Ok::<http::Response<_>, Infallible>(endpoint.get_response(request).await.into())
+                let response: http::Response<_> = endpoint.get_response(request).await.into();
+                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy)))
             }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        // A client that leaves, or is too slow, is no concern of anyone's.
-        let _ = watcher.watch(connection).await;
+        tokio::select! {
+            // A client that leaves is no concern of anyone's.
+            _ = watcher.watch(connection) => (),
+            () = idle.idle_for(limit) => (),
+        }
     }
 }
 

@@ -27,15 +27,22 @@ impl Names {
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = match (hosts.next().map(HeaderValue::to_str), hosts.next()) {
             (_, Some(_)) => return Err(Problem::bad_request("there is more than one Host header")),
-            (Some(Ok(host)), None) => host.to_owned(),
             (Some(Err(_)), None) => {
                 return Err(Problem::bad_request("the Host header is not text"));
             }
-            // HTTP/2 has it in the address.
-            (None, None) => match request.original_uri().authority() {
-                Some(authority) => authority.to_string(),
-                None => return Err(Problem::bad_request("the Host header is missing")),
-            },
+            (Some(Ok(host)), None) => Some(host.to_owned()),
+            (None, None) => None,
+        };
+        // HTTP/2 has it in the address, and a proxy's client in both.
+        let authority = request.original_uri().authority().map(|authority| authority.to_string());
+        let host = match (host, authority) {
+            (Some(host), Some(other)) if host != other => {
+                let detail =
+                    format!("the Host header is {host:?}, and the address is of {other:?}");
+                return Err(Problem::bad_request(detail));
+            }
+            (Some(host), _) | (None, Some(host)) => host,
+            (None, None) => return Err(Problem::bad_request("the Host header is missing")),
         };
         if self.knows(&host) {
             return Ok(host);

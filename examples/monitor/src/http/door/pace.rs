@@ -45,7 +45,7 @@ impl Pace {
         // Rounded up: whoever comes back then is let in.
         let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let detail = format!(
-            "{address} asks for more than {} changes; try again in {wait} s, or raise rate in [http]",
+            "{address} asks for more changes than {}; try again in {wait} s, or raise rate in [http]",
             self.rate
         );
         let mut response = Problem::too_many(detail).into_response();
