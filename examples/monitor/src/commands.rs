@@ -26,6 +26,7 @@ mod images;
 mod jobs;
 mod logs;
 mod luggage;
+mod openapi;
 mod out;
 mod outputs;
 mod profiles;
@@ -110,6 +111,8 @@ enum Command {
     /// Write manual pages
     #[command(hide = true)]
     Man(completions::ManArgs),
+    /// Print the API's OpenAPI document
+    Openapi,
 }
 
 /// Which service to talk to.
@@ -121,6 +124,9 @@ pub struct ClientArgs {
     /// The file with the API token; goes before MONITOR_API_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The certificates (PEM) that a service at https:// is trusted by, instead of the system's
+    #[arg(long, env = "MONITOR_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// The service's data directory, where its address and token are looked for last
     #[arg(long, env = "MONITOR_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
@@ -131,7 +137,7 @@ impl ClientArgs {
         let data_dir = self.data.clone().unwrap_or_else(data_dir::default_dir);
         let server = self.server.clone().or_else(|| data_dir::address(&data_dir));
         let server = server.as_deref().unwrap_or("http://127.0.0.1:8000");
-        Client::new(server, self.token_file.as_deref(), &data_dir)
+        Client::new(server, self.token_file.as_deref(), self.ca.as_deref(), &data_dir)
     }
 }
 
@@ -156,6 +162,7 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Doctor(args) => (doctor::doctor(args).await, FAILED),
         Command::Completions(args) => (completions::completions(args), FAILED),
         Command::Man(args) => (completions::man(args), FAILED),
+        Command::Openapi => (openapi::openapi(), FAILED),
     };
     match done {
         Ok(code) => code,

@@ -6,31 +6,33 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use poem::{Endpoint, EndpointExt, Route, get};
-use poem_openapi::OpenApiService;
 use runner_core::{EventLog, Status, local::LocalQueue};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{reload::ConfigState, token::Token};
+use crate::reload::ConfigState;
 
+mod contract;
 mod dashboard;
+mod docs;
 mod door;
 mod events;
 mod health;
 mod jobs;
 mod log;
+pub mod openapi;
 mod pool;
 mod problem;
+mod server;
 mod strict;
+pub mod tls;
 
-pub use door::Door;
+pub use door::{Admin, Door, Operate};
 use problem::Problem;
+pub use server::Server;
 
 /// Where the API is.
 pub const API: &str = "/api/v2";
-
-/// How many streams may be followed at once.
-const STREAMS: usize = 512;
 
 /// How often a stream that is silent says that it is alive.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
@@ -45,7 +47,7 @@ struct Inner {
     status: watch::Receiver<Arc<Status>>,
     config: watch::Receiver<Arc<ConfigState>>,
     input_limit: u64,
-    token: Token,
+    max_streams: usize,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -62,8 +64,8 @@ pub struct Parts {
     pub config: watch::Receiver<Arc<ConfigState>>,
     /// How much a job's input files may take together, in bytes.
     pub input_limit: u64,
-    /// Who may change things.
-    pub token: Token,
+    /// How many streams may be followed at once.
+    pub max_streams: usize,
     /// Ends every stream.
     pub stop: CancellationToken,
 }
@@ -77,8 +79,8 @@ impl Shared {
             status: parts.status,
             config: parts.config,
             input_limit: parts.input_limit,
-            token: parts.token,
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            max_streams: parts.max_streams,
+            streams: Arc::new(Semaphore::new(parts.max_streams.min(Semaphore::MAX_PERMITS))),
             stop: parts.stop,
         }))
     }
@@ -101,7 +103,10 @@ impl Shared {
         S::Item: Send,
     {
         let Ok(permit) = self.0.streams.clone().try_acquire_owned() else {
-            return Err(Problem::too_many(format!("{STREAMS} streams are followed already")));
+            let most = self.0.max_streams;
+            let detail =
+                format!("{most} streams are followed already; raise max_streams in [http]");
+            return Err(Problem::too_many(detail));
         };
         let stream = stream.map(move |item| {
             let _held_as_long_as_the_stream = &permit;
@@ -111,24 +116,26 @@ impl Shared {
     }
 }
 
+/// What the document describes.
+type Apis = (jobs::JobsApi, log::LogApi, pool::PoolApi, events::EventsApi);
+
 /// Every path.
 pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
-    let apis = (
+    let apis: Apis = (
         jobs::JobsApi(shared.clone()),
         log::LogApi(shared.clone()),
         pool::PoolApi(shared.clone()),
         events::EventsApi(shared.clone()),
     );
-    let service = OpenApiService::new(apis, "monitor", env!("CARGO_PKG_VERSION"))
-        .description("A pool of single-use CI runners in virtual machines.")
-        .server(API);
-    let document = service.spec_endpoint();
+    let service = openapi::service(apis);
     Route::new()
         .at("/", get(dashboard::page))
         .at("/dashboard.js", get(dashboard::script))
         .at("/healthz", get(health::healthz))
         .at("/readyz", get(health::readyz))
-        .at(format!("{API}/openapi.json"), document)
+        .at(format!("{API}/openapi.json"), get(openapi::fetch))
+        .at(format!("{API}/docs"), get(docs::page))
+        .at(format!("{API}/docs/rapidoc.js"), get(docs::script))
         .nest(API, service)
         .data(shared)
         .around(move |endpoint, request| {

@@ -17,7 +17,7 @@ pub struct CheckArgs {
 pub fn check(args: CheckArgs) -> anyhow::Result<u8> {
     let config = Config::read(&args.config)?;
     out::line(format!("{} is valid", args.config.display()))?;
-    out::line(format!("listens on http://{}", config.http.listen))?;
+    out::line(format!("listens on {}://{}", config.http.scheme(), config.http.listen))?;
     out::line(format!("keeps its data in {}", config.data_dir.display()))?;
     for profile in &config.profiles {
         let resources = &profile.resources;

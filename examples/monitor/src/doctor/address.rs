@@ -7,6 +7,7 @@ use serde::Deserialize;
 use std::net::TcpListener;
 
 use super::{Check, Subject};
+use crate::{config::HttpConfig, http::tls};
 
 /// How long whoever listens there may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +28,7 @@ pub(super) async fn check(subject: &Subject) -> Vec<Check> {
         Err(error) => error,
     };
     let way_out = match error.kind() {
-        ErrorKind::AddrInUse => match ready(listen).await {
+        ErrorKind::AddrInUse => match ready(&subject.config.http).await {
             Ok(ready) => return served(listen, ready),
             Err(error) => {
                 let found = format!("{listen} is in use, and by no monitor: {error}");
@@ -42,10 +43,15 @@ pub(super) async fn check(subject: &Subject) -> Vec<Check> {
     vec![Check::failure(name, format!("{listen} cannot be listened on: {error}"), way_out)]
 }
 
-async fn ready(listen: SocketAddr) -> Result<Ready, String> {
+async fn ready(http: &HttpConfig) -> Result<Ready, String> {
     let text = |error: reqwest::Error| chain(&error.without_url());
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().map_err(text)?;
-    let answer = client.get(format!("http://{listen}/readyz")).send().await.map_err(text)?;
+    tls::prepare();
+    // Nothing secret is said, so whoever answers need not be trusted.
+    let client =
+        reqwest::Client::builder().tls_certs_only([]).tls_danger_accept_invalid_certs(true);
+    let client = client.no_proxy().timeout(PATIENCE).build().map_err(text)?;
+    let url = format!("{}://{}/readyz", http.scheme(), http.listen);
+    let answer = client.get(url).send().await.map_err(text)?;
     answer.json().await.map_err(text)
 }
 

@@ -68,11 +68,9 @@ async fn unit() -> Option<Check> {
 fn credential() -> Option<Check> {
     let name = "systemd credential";
     let file = PathBuf::from(env::var_os("CREDENTIALS_DIRECTORY")?).join("api-token");
-    if !file.exists() {
-        return Some(Check::ok(name, "systemd gave no API token; the one in the file counts"));
-    }
-    Some(match Token::of_client(Some(&file), &file) {
-        Ok(_) => Check::ok(name, "systemd gave the API token"),
+    Some(match Token::from_credential(&file) {
+        Ok(Some(_)) => Check::ok(name, "systemd gave the API token"),
+        Ok(None) => Check::ok(name, "systemd gave no API token; the one in the file counts"),
         Err(error) => Check::failure(
             name,
             format!("{error:#}"),

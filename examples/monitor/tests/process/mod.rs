@@ -131,6 +131,7 @@ pub fn dir() -> TempDir {
 pub fn get(url: &str, path: &str) -> serde_json::Value {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
+        monitor::http::tls::prepare();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer = client.get(format!("{url}{path}")).send().await.unwrap();
         answer.json().await.unwrap()
