@@ -6,7 +6,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test dashboard bench mutants check embed install-run install-test clean
+.PHONY: help demo serve test dashboard bench mutants check deb embed install-run install-test install-deb clean
 
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ bench: install-run ## Measure: medians, and ratios against the alternative in th
 mutants: ## Plant known bugs, one at a time, and see the storms notice each
 	@scripts/plant-bugs
 
+deb: install-deb ## Make the Debian package, in target/debian
+	@scripts/deb
+
 embed: install-run ## Run the smallest program that embeds a pool
 	cargo run --quiet -p embed
 
@@ -42,6 +45,9 @@ install-run:
 
 install-test:
 	@scripts/install test
+
+install-deb:
+	@scripts/install deb
 
 clean: ## Remove what was built and cached
 	cargo clean

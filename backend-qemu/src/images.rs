@@ -13,6 +13,7 @@
 mod directory;
 mod hash;
 mod room;
+mod verify;
 pub(crate) mod work;
 
 use std::path::{Path, PathBuf};
@@ -92,6 +93,20 @@ impl ImageStore {
     /// Where the images are, as an absolute path.
     pub fn root(&self) -> &Path {
         self.directory.root()
+    }
+
+    /// Reads all of an image, and compares it with its digest.
+    ///
+    /// # Errors
+    /// `Invalid` for one that is not what was built any more, `Backend` for one that cannot be read.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn verify(&self, image: &Image) -> Result<()> {
+        let work = Work::new(BuildLog::silent());
+        let _stop_when_dropped = work.cancellation().drop_guard();
+        let image = image.clone();
+        blocking("check an image", move || verify::verify(&image, &work)).await
     }
 
     /// Everything of a build but the rename that makes it an image.

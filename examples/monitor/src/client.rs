@@ -1,26 +1,33 @@
 //! Talks to a running service.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{convert::Infallible, fmt, path::Path, time::Duration};
 
+use bytes::Bytes;
+use futures::{StreamExt, stream};
 use reqwest::{
-    Method, RequestBuilder, Response, StatusCode,
+    Body, Method, RequestBuilder, Response, StatusCode,
     multipart::{Form, Part},
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{data_dir, http::API, token::Token};
 
 mod sse;
+mod trust;
 mod wire;
 
 pub use sse::{Message, Messages};
-pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Worker};
+pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Worker, Workers};
 
 /// How long a server may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a server may be silent; one that streams says something three times as often.
 const SILENCE_LIMIT: Duration = Duration::from_secs(50);
+
+/// How much of a file is sent at once.
+const PIECE: usize = 64 << 10;
 
 /// A file that goes with a job.
 pub struct Attachment {
@@ -67,12 +74,18 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// A client of the service at `server`, such as `http://127.0.0.1:8000`. The token is looked for as
+    /// A client of the service at `server`, such as `http://127.0.0.1:8000`. One at `https://` is trusted by
+    /// the certificates in `ca`, or by the system's. The token is looked for as
     /// [`Token::of_client`] says, by default in `data_dir`.
     ///
     /// # Errors
-    /// For an address that cannot be one, or a token that is refused.
-    pub fn new(server: &str, token_file: Option<&Path>, data_dir: &Path) -> anyhow::Result<Self> {
+    /// For an address that cannot be one, certificates that cannot be read, or a token that is refused.
+    pub fn new(
+        server: &str,
+        token_file: Option<&Path>,
+        ca: Option<&Path>,
+        data_dir: &Path,
+    ) -> anyhow::Result<Self> {
         let server = server.trim_end_matches('/').to_owned();
         let host = server.split_once("://").map_or(&*server, |(_, rest)| rest);
         // Never shown: it may be a password.
@@ -82,11 +95,11 @@ impl Client {
                  leave it out, and give the token with --token-file or MONITOR_API_TOKEN"
             );
         }
-        if !server.starts_with("http://") {
+        if !server.starts_with("http://") && !server.starts_with("https://") {
             anyhow::bail!("{server:?} is not a server; write it like http://127.0.0.1:8000");
         }
         let token = Token::of_client(token_file, &data_dir::token_file(data_dir))?;
-        let http = reqwest::Client::builder()
+        let http = trust::builder(&server, ca)?
             .no_proxy()
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(SILENCE_LIMIT)
@@ -99,16 +112,29 @@ impl Client {
         &self.server
     }
 
-    /// Queues a job.
+    /// Queues a job, and tells `sent` of each number of bytes of its files that is on its way.
     ///
     /// # Errors
     /// [`ClientError`]. When the connection broke, the job may be queued all the same.
-    pub async fn submit(&self, job: &NewJob, files: Vec<Attachment>) -> Result<Job, ClientError> {
+    pub async fn submit(
+        &self,
+        job: &NewJob,
+        files: Vec<Attachment>,
+        sent: impl Fn(u64) + Clone + Send + Sync + 'static,
+    ) -> Result<Job, ClientError> {
         let text = serde_json::to_string(job).expect("strings and numbers are valid JSON");
         let mut form = Form::new().percent_encode_noop().text("job", text);
         for file in files {
             let name = if file.executable { "executable" } else { "file" };
-            form = form.part(name, Part::bytes(file.content).file_name(file.path));
+            let (length, sent) = (file.content.len() as u64, sent.clone());
+            let content = Bytes::from(file.content);
+            let pieces = stream::iter((0..content.len()).step_by(PIECE)).map(move |from| {
+                let piece = content.slice(from..content.len().min(from + PIECE));
+                sent(piece.len() as u64);
+                Ok::<_, Infallible>(piece)
+            });
+            let part = Part::stream_with_length(Body::wrap_stream(pieces), length);
+            form = form.part(name, part.file_name(file.path));
         }
         let request = self.request(Method::POST, "/jobs").multipart(form);
         self.json(request).await
@@ -139,15 +165,56 @@ impl Client {
         self.json(self.request(Method::GET, path)).await
     }
 
+    /// Asks for a change at `path`; none, where nothing is answered.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        let mut request = self.request(method, path);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = self.send(request).await?;
+        let answer = response.bytes().await.map_err(|error| self.broken(error))?;
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer).map_err(|error| ClientError::Broken {
+            server: self.server.clone(),
+            detail: error.to_string(),
+        })
+    }
+
+    /// What is at `path`, whatever it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        let bytes = response.bytes().await;
+        bytes.map(Into::into).map_err(|error| self.broken(error))
+    }
+
+    /// The events at `path`, as they come, after the one with the id `last`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stream(&self, path: &str, last: u64) -> Result<Messages, ClientError> {
+        let request = self.request(Method::GET, path).header("Last-Event-ID", last.to_string());
+        Ok(Messages::new(self.send(request).await?))
+    }
+
     /// A job's collected outputs, as a tar archive.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn outputs(&self, id: &str) -> Result<Vec<u8>, ClientError> {
-        let path = format!("/jobs/{}/outputs", segment(id));
-        let response = self.send(self.request(Method::GET, &path)).await?;
-        let bytes = response.bytes().await;
-        bytes.map(Into::into).map_err(|error| self.broken(error))
+        self.bytes(&format!("/jobs/{}/outputs", segment(id))).await
     }
 
     /// A job's log from `from` bytes on, as it comes, and the job when it is over.
@@ -155,10 +222,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn follow(&self, id: &str, from: u64) -> Result<Messages, ClientError> {
-        let path = format!("/jobs/{}/log/follow", segment(id));
-        let request = self.request(Method::GET, &path);
-        let response = self.send(request.header("Last-Event-ID", from.to_string())).await?;
-        Ok(Messages::new(response))
+        self.stream(&format!("/jobs/{}/log/follow", segment(id)), from).await
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -208,7 +272,8 @@ impl ClientError {
     /// Whether the same call may succeed when the service is back.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::Unreachable { source, .. } => !trust::is_missing(source),
+            Self::Broken { .. } => true,
             Self::Refused { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
@@ -219,6 +284,10 @@ impl ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unreachable { server, source } if trust::is_missing(source) => write!(
+                f,
+                "the certificate of {server} is not trusted; name that of its authority with --ca"
+            ),
             Self::Unreachable { server, .. } => write!(
                 f,
                 "no monitor answers at {server}; start one with `monitor serve`, \
@@ -241,8 +310,17 @@ impl std::error::Error for ClientError {
     }
 }
 
+/// The query that asks for what was chosen.
+pub fn query(chosen: &[(&str, &Option<String>)]) -> String {
+    let pairs = chosen
+        .iter()
+        .filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={}", segment(value))));
+    let pairs: Vec<String> = pairs.collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
 /// `text` as one segment of a path, whatever it holds.
-fn segment(text: &str) -> String {
+pub fn segment(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

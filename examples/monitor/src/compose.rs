@@ -10,6 +10,7 @@ use runner_core::{Hypervisor, ImageBuilder, OwnerId, Result, hypervisor::Hypervi
 
 use crate::{
     config::{self, Config},
+    data_dir,
     opening::Opening,
 };
 
@@ -31,9 +32,7 @@ pub async fn backends(
     data_dir: &Path,
     owner: &OwnerId,
 ) -> anyhow::Result<Backends> {
-    let cache = config.cache_dir.clone();
-    let cache = cache.unwrap_or_else(|| data_dir.join("cache"));
-    let images = ImageStore::open(ImageConfig::new(data_dir.join("images"), cache)).await?;
+    let images = images(config, data_dir).await?;
     let qemu = qemu(config, data_dir.join("instances"), owner.clone());
     let open = move || {
         let qemu = qemu.clone();
@@ -43,6 +42,35 @@ pub async fn backends(
         }
     };
     Ok(Backends { hypervisor: Arc::new(Opening::new(QEMU, open)), builder: Arc::new(images) })
+}
+
+/// The images that a configuration's service has in `data_dir`.
+///
+/// # Errors
+/// When their directory cannot be used.
+pub async fn images(config: &Config, data_dir: &Path) -> Result<ImageStore> {
+    let cache = config.cache_dir.clone();
+    let cache = cache.unwrap_or_else(|| data_dir::default_cache(data_dir));
+    ImageStore::open(ImageConfig::new(data_dir.join("images"), cache)).await
+}
+
+/// A hypervisor of its own for trying one out, in a directory that is nobody else's; what it runs guests
+/// with, and why.
+///
+/// # Errors
+/// When it cannot be used.
+pub async fn trial(config: &Config, root: PathBuf) -> Result<(Arc<dyn Hypervisor>, String)> {
+    let owner = OwnerId::new("doctor")?;
+    let hypervisor = QemuHypervisor::open(qemu(config, root, owner)).await?;
+    let accel = hypervisor.accel();
+    let engine = format!("{:?}", accel.engine).to_uppercase();
+    let why = format!("{engine}: {}", accel.why);
+    Ok((Arc::new(hypervisor), why))
+}
+
+/// The program that runs machines.
+pub fn program(config: &Config) -> PathBuf {
+    config.qemu.binary.clone().unwrap_or_else(|| "qemu-system-x86_64".into())
 }
 
 /// What QEMU can do, known before it is there.

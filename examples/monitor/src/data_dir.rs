@@ -4,7 +4,6 @@ use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{Read, Write},
-    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -71,9 +70,9 @@ impl DataDir {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn announce(&self, address: SocketAddr) -> anyhow::Result<()> {
+    pub fn announce(&self, url: &str) -> anyhow::Result<()> {
         let file = address_file(&self.path);
-        fs::write(&file, format!("http://{address}\n"))
+        fs::write(&file, format!("{url}\n"))
             .with_context(|| format!("could not write {}", file.display()))
     }
 
@@ -104,23 +103,36 @@ pub fn make(path: &Path) -> anyhow::Result<()> {
 /// Where the service of a data directory says it is, if it says so.
 pub fn address(data_dir: &Path) -> Option<String> {
     let text = fs::read_to_string(address_file(data_dir)).ok()?;
-    Some(text.trim().to_owned()).filter(|text| text.starts_with("http://"))
+    Some(text.trim().to_owned())
+        .filter(|text| text.starts_with("http://") || text.starts_with("https://"))
 }
 
 fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("address")
 }
 
-/// Where the data is when nobody says: one place for root, and one in each user's home.
+/// Where the data is when nobody says: where systemd made room for it, one place for root, and one in each
+/// user's home.
 pub fn default_dir() -> PathBuf {
+    if let Some(dir) = directory("STATE_DIRECTORY") {
+        return dir;
+    }
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     if is_root {
         return PathBuf::from("/var/lib/monitor");
     }
-    let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-    let state = state.filter(|path| path.is_absolute());
+    let state = directory("XDG_STATE_HOME");
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/".into()));
     state.unwrap_or_else(|| home().join(".local/state")).join("monitor")
+}
+
+/// Where things are that can be had again, when nobody says.
+pub fn default_cache(data_dir: &Path) -> PathBuf {
+    directory("CACHE_DIRECTORY").unwrap_or_else(|| data_dir.join("cache"))
+}
+
+fn directory(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Where the API token is, unless it is said to be elsewhere.

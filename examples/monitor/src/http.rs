@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use poem::{Endpoint, EndpointExt, Route, get};
-use poem_openapi::OpenApiService;
-use runner_core::{EventLog, Profile, Status, local::LocalQueue};
+use runner_core::{EventLog, Status, local::LocalQueue};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::{Meter, Metrics},
-    token::Token,
+    reload::ConfigState,
 };
 
+mod contract;
 mod dashboard;
+mod docs;
 mod door;
 mod events;
 mod feed;
@@ -25,20 +26,21 @@ mod history;
 mod jobs;
 mod log;
 mod metrics;
+pub mod openapi;
 mod pool;
 mod problem;
+mod server;
 mod strict;
+pub mod tls;
 
-pub use door::Door;
+pub use door::{Admin, Door, Operate};
 use feed::Feed;
 use history::History;
 use problem::Problem;
+pub use server::Server;
 
 /// Where the API is.
 pub const API: &str = "/api/v2";
-
-/// How many streams may be followed at once.
-pub const STREAMS: usize = 512;
 
 /// How often a stream that is silent says that it is alive.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
@@ -51,10 +53,10 @@ struct Inner {
     queue: LocalQueue,
     events: EventLog,
     status: watch::Receiver<Arc<Status>>,
-    profiles: Vec<Profile>,
+    config: watch::Receiver<Arc<ConfigState>>,
     input_limit: u64,
-    token: Token,
     metrics: Metrics,
+    max_streams: usize,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
     feed: Feed,
@@ -69,14 +71,14 @@ pub struct Parts {
     pub events: EventLog,
     /// The pool as it was last seen.
     pub status: watch::Receiver<Arc<Status>>,
-    /// The kinds of runner on offer.
-    pub profiles: Vec<Profile>,
+    /// The configuration in use, the kinds of runner on offer included.
+    pub config: watch::Receiver<Arc<ConfigState>>,
     /// How much a job's input files may take together, in bytes.
     pub input_limit: u64,
-    /// Who may change things.
-    pub token: Token,
     /// What is counted.
     pub metrics: Metrics,
+    /// How many streams may be followed at once.
+    pub max_streams: usize,
     /// Held by whoever follows a stream.
     pub streams: Arc<Semaphore>,
     /// Ends every stream.
@@ -92,10 +94,10 @@ impl Shared {
             queue: parts.queue,
             events: parts.events,
             status: parts.status,
-            profiles: parts.profiles,
+            config: parts.config,
             input_limit: parts.input_limit,
-            token: parts.token,
             metrics: parts.metrics,
+            max_streams: parts.max_streams,
             streams: parts.streams,
             stop: parts.stop,
         }))
@@ -103,6 +105,11 @@ impl Shared {
 
     fn status(&self) -> Arc<Status> {
         self.0.status.borrow().clone()
+    }
+
+    /// The configuration in use, the kinds of runner on offer included.
+    fn config(&self) -> Arc<ConfigState> {
+        self.0.config.borrow().clone()
     }
 
     /// `stream`, until the service stops. Fails when there are too many.
@@ -114,7 +121,10 @@ impl Shared {
         S::Item: Send,
     {
         let Ok(permit) = self.0.streams.clone().try_acquire_owned() else {
-            return Err(Problem::too_many(format!("{STREAMS} streams are followed already")));
+            let most = self.0.max_streams;
+            let detail =
+                format!("{most} streams are followed already; raise max_streams in [http]");
+            return Err(Problem::too_many(detail));
         };
         let stream = stream.map(move |item| {
             let _held_as_long_as_the_stream = &permit;
@@ -124,9 +134,12 @@ impl Shared {
     }
 }
 
+/// What the document describes.
+type Apis = (jobs::JobsApi, log::LogApi, pool::PoolApi, events::EventsApi);
+
 /// Every path.
 pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
-    let apis = (
+    let apis: Apis = (
         jobs::JobsApi(shared.clone()),
         log::LogApi(shared.clone()),
         pool::PoolApi(shared.clone()),
@@ -134,10 +147,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         feed::FeedApi(shared.clone()),
         history::HistoryApi(shared.clone()),
     );
-    let service = OpenApiService::new(apis, "monitor", env!("CARGO_PKG_VERSION"))
-        .description("A pool of single-use CI runners in virtual machines.")
-        .server(API);
-    let document = service.spec_endpoint();
+    let service = openapi::service(apis);
     let meter = shared.0.metrics.meter().clone();
     Route::new()
         .at("/", get(dashboard::page))
@@ -145,7 +155,9 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         .at("/healthz", get(health::healthz))
         .at("/readyz", get(health::readyz))
         .at("/metrics", get(metrics::metrics))
-        .at(format!("{API}/openapi.json"), document)
+        .at(format!("{API}/openapi.json"), get(openapi::fetch))
+        .at(format!("{API}/docs"), get(docs::page))
+        .at(format!("{API}/docs/rapidoc.js"), get(docs::script))
         .nest(API, service)
         .data(shared)
         .around(Meter::route)

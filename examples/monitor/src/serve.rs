@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use poem::listener::TcpAcceptor;
 use runner_core::{
     Clock, EventLog, Forge, OwnerId, Pool, PoolParts, Store, error::chain, local::LocalQueue,
 };
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -21,11 +20,12 @@ use crate::{
     data_dir::{self, DataDir},
     http::{self, Door, Shared},
     metrics::{Metrics, Sources, otlp},
+    open_files,
+    reload::{ConfigState, Edit, Hangup, Reload, Source},
+    systemd,
     token::{Token, TokenSource},
+    tokens::Tokens,
 };
-
-/// How long requests get to end once the service stops.
-const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// How long a backend gets to tell what the host has before the service starts without knowing.
 const CAPACITY_LIMIT: Duration = Duration::from_secs(10);
@@ -42,6 +42,7 @@ pub enum AtExit {
 /// A running service.
 pub struct Service {
     pool: Pool,
+    config: watch::Sender<Arc<ConfigState>>,
     address: SocketAddr,
     stop: CancellationToken,
     http: JoinHandle<io::Result<()>>,
@@ -80,9 +81,11 @@ impl Service {
         config: &Config,
         base: Base,
         backends: Backends,
-        token: Token,
+        tokens: impl Into<Tokens>,
         listener: TcpListener,
     ) -> anyhow::Result<Self> {
+        let address = listener.local_addr().context("could not tell the address")?;
+        let server = http::Server::new(listener, &config.http)?;
         let metrics = Metrics::new();
         let capacity = backends.hypervisor.capacity();
         match tokio::time::timeout(CAPACITY_LIMIT, capacity).await {
@@ -112,7 +115,8 @@ impl Service {
         })
         .await?;
         let stop = CancellationToken::new();
-        let streams = Arc::new(Semaphore::new(http::STREAMS));
+        let streams = Arc::new(Semaphore::new(config.http.max_streams.min(Semaphore::MAX_PERMITS)));
+        let told = watch::channel(Arc::new(ConfigState::new(config))).0;
         let counting = metrics.begin(Sources {
             status: pool.statuses(),
             profiles: config.profiles.clone(),
@@ -121,30 +125,35 @@ impl Service {
             queue: queue.clone(),
             store: store.clone(),
             data: data.path().to_owned(),
-            streams: (streams.clone(), http::STREAMS),
+            streams: (streams.clone(), config.http.max_streams),
             clock,
         });
         let shared = Shared::new(http::Parts {
             queue,
             events,
             status: pool.statuses(),
-            profiles: config.profiles.clone(),
+            config: told.subscribe(),
             input_limit: config.local.input_bytes,
-            token: token.clone(),
             metrics: metrics.clone(),
+            max_streams: config.http.max_streams,
             streams,
             stop: stop.clone(),
         });
-        let address = listener.local_addr().context("could not tell the address")?;
-        let acceptor = TcpAcceptor::from_tokio(listener).context("could not listen")?;
-        let routes = http::routes(shared, Door::new(&config.http, token));
-        let server = poem::Server::new_with_acceptor(acceptor);
-        let stopped = stop.clone().cancelled_owned();
-        let http = tokio::spawn(async move {
-            server.run_with_graceful_shutdown(routes, stopped, Some(LAST_REQUESTS)).await
-        });
+        let routes = http::routes(shared, Door::new(&config.http, tokens));
+        let http = tokio::spawn(server.run(routes, stop.clone()));
         let exporting = export(metrics.clone(), &stop);
-        Ok(Self { pool, address, stop, http, data, metrics, store, _counting: counting, exporting })
+        Ok(Self {
+            pool,
+            config: told,
+            address,
+            stop,
+            http,
+            data,
+            metrics,
+            store,
+            _counting: counting,
+            exporting,
+        })
     }
 
     /// Where it is answered.
@@ -155,6 +164,11 @@ impl Service {
     /// What is counted.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Takes an edit of the configuration.
+    pub async fn reload(&self, reload: &mut Reload, edit: Edit) {
+        reload.take(edit, &self.pool, &self.config).await;
     }
 
     /// Lets jobs end and leaves no machine behind. Still answers meanwhile.
@@ -202,18 +216,28 @@ fn export(metrics: Metrics, stop: &CancellationToken) -> Option<JoinHandle<()>> 
 ///
 /// # Errors
 /// For whatever keeps it from starting.
-pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
+pub async fn run(source: Source, at_exit: AtExit) -> anyhow::Result<()> {
+    let (mut signals, mut hangup) = (Signals::new()?, Hangup::listen()?);
+    let (mut config, text) = source.read()?;
+    let mut reload = Reload::new(source, config.clone(), text);
+    let passed = systemd::listener()?;
+    if let Some(passed) = &passed {
+        config.http.listen = passed.local_addr().context("could not tell the address")?;
+    }
+    open_files::raise();
     config.http.check_listen()?;
     let data = DataDir::lock(&config.data_dir)?;
-    let token_file = config.http.token_file.clone();
-    let token_file = token_file.unwrap_or_else(|| data_dir::token_file(data.path()));
-    let (token, source) = Token::of_server(&token_file)?;
-    let listener = listen(config.http.listen).await?;
+    let (token, source) = match (&config.http.token_file, Token::of_systemd()?) {
+        (None, Some(given)) => given,
+        (Some(file), _) => Token::of_server(file)?,
+        (None, None) => Token::of_server(&data_dir::token_file(data.path()))?,
+    };
+    let tokens = Tokens::open(token, &config.tokens)?;
+    let listener = listen(passed, config.http.listen).await?;
     let starting = async {
         let base = Base::open(data).await?;
         let backends = compose::backends(&config, base.data.path(), &base.owner).await?;
-        Service::start(&config, base, backends, token, listener).await
+        Service::start(&config, base, backends, tokens, listener).await
     };
     let service = tokio::select! {
         started = starting => started?,
@@ -229,16 +253,35 @@ pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
             tracing::info!(path = %path.display(), "A new API token is in a file.");
         }
     }
-    service.data.announce(service.address())?;
-    tracing::info!("listening on http://{}", service.address());
-    signals.next().await;
+    let url = format!("{}://{}", config.http.scheme(), service.address());
+    service.data.announce(&url)?;
+    tracing::info!("listening on {url}");
+    systemd::ready();
+    let (statuses, states) = (service.pool.statuses(), service.config.subscribe());
+    // It ends with this function, and keeps the watchdog fed while the service ends.
+    let attending = tokio::spawn(systemd::attend(statuses, states, config.pace));
+    let _attending = AbortOnDropHandle::new(attending);
+    loop {
+        let edit = tokio::select! {
+            () = signals.next() => break,
+            () = hangup.next() => {
+                systemd::reloading();
+                reload.now().await
+            }
+            edit = reload.changed() => edit,
+        };
+        service.reload(&mut reload, edit).await;
+        systemd::ready();
+    }
     let ending = async {
         if at_exit == AtExit::Drain {
+            systemd::stopping("draining: jobs end, machines go");
             tracing::info!("Draining: jobs end, machines go. A second signal leaves them.");
             if let Err(error) = service.drain().await {
                 tracing::error!("The pool could not be drained: {error:#}");
             }
         }
+        systemd::stopping("stopping; the machines run on");
         tracing::info!("Stopping.");
         service.stop().await;
         tracing::info!("Stopped.");
@@ -253,7 +296,15 @@ pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
     }
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+async fn listen(
+    passed: Option<std::net::TcpListener>,
+    address: SocketAddr,
+) -> anyhow::Result<TcpListener> {
+    if let Some(passed) = passed {
+        passed.set_nonblocking(true).context("could not use the socket of the socket unit")?;
+        return TcpListener::from_std(passed)
+            .context("could not use the socket of the socket unit");
+    }
     let bound = TcpListener::bind(address).await;
     bound.with_context(|| {
         format!(

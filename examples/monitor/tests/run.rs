@@ -165,7 +165,7 @@ fn jobs_and_workers_are_listed_and_jobs_are_cancelled() {
     assert_eq!(cancel.status.code(), Some(0), "{}", said(&cancel));
     server.wait(&id, "cancelled");
     let unknown = server.monitor(&["cancel", "../etc"]).output().unwrap();
-    assert_eq!(unknown.status.code(), Some(1), "{}", said(&unknown));
+    assert_eq!(unknown.status.code(), Some(4), "{}", said(&unknown));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn what_goes_wrong_is_told_with_the_way_out() {
             125,
             "no monitor answers at http://127.0.0.1:1; start one with `monitor serve`",
         ),
-        (&["jobs", "--server", "http://127.0.0.1:1"], 1, "no monitor answers"),
+        (&["jobs", "--server", "http://127.0.0.1:1"], 3, "no monitor answers"),
         (&["jobs", "--server", "127.0.0.1:1"], 1, "write it like http://127.0.0.1:8000"),
         (&["run", "--profile", "big", "--", "true"], 125, "use one of: micro"),
         (&["run", "--file", "/no/such/file", "--", "true"], 2, "--file /no/such/file"),
@@ -188,7 +188,7 @@ fn what_goes_wrong_is_told_with_the_way_out() {
         (&["run", "--timeout", "soon", "--", "true"], 2, "90s"),
         (&["run", "--token-file", "/no/such/token", "--", "true"], 125, "no token file"),
         (&["run"], 2, "CMD"),
-        (&["cancel", "none"], 1, "job none does not exist"),
+        (&["cancel", "none"], 4, "job none does not exist"),
     ];
     for (args, code, says) in table {
         let output = server.monitor(args).output().unwrap();

@@ -2,127 +2,15 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc,
-    time::Duration,
+    process::{Command, Stdio},
 };
 
-use tempfile::TempDir;
+mod process;
 
-/// Nothing in it works, and nothing in it downloads anything.
-const CONFIG: &str = r#"
-[http]
-listen = "127.0.0.1:0"
-[qemu]
-binary = "/no/such/qemu"
-accel = "tcg"
-vcpus = 2
-memory = "1GiB"
-disk = "1GiB"
-[[profile]]
-name = "disk"
-image = { kind = "disk", path = "/no/such/disk.qcow2", sha256 = "SHA" }
-memory = "256MiB"
-"#;
-
-struct Process {
-    child: Child,
-    url: String,
-    log: mpsc::Receiver<String>,
-    heard: String,
-}
-
-fn serve(dir: &Path, args: &[&str]) -> Command {
-    let file = dir.join("monitor.toml");
-    if !file.exists() {
-        fs::write(&file, CONFIG.replace("SHA", &"0".repeat(64))).unwrap();
-    }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_monitor"));
-    command
-        .arg("serve")
-        .arg("--config")
-        .arg(file)
-        .arg("--data")
-        .arg(dir.join("data"))
-        .args(args)
-        .env_remove("MONITOR_API_TOKEN")
-        .stderr(Stdio::piped());
-    command
-}
-
-impl Process {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let err = BufReader::new(child.stderr.take().unwrap());
-        let (send, log) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in err.lines().map_while(Result::ok) {
-                let _ = send.send(line);
-            }
-        });
-        let mut process = Self { child, url: String::new(), log, heard: String::new() };
-        let line = process.hear("listening on http://");
-        let at = line.find("http://").unwrap();
-        process.url = line[at..].trim_end_matches(['"', '}']).to_owned();
-        if let Some(end) = process.url.find('"') {
-            process.url.truncate(end);
-        }
-        process
-    }
-
-    fn hear(&mut self, what: &str) -> String {
-        loop {
-            let line = self.log.recv_timeout(Duration::from_secs(20));
-            let line = line.unwrap_or_else(|_| panic!("never said {what:?}:\n{}", self.heard));
-            self.heard.push_str(&line);
-            self.heard.push('\n');
-            if line.contains(what) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Its exit code and everything it said.
-    fn end(mut self) -> (Option<i32>, String) {
-        let code = self.child.wait().unwrap().code();
-        while let Ok(line) = self.log.recv_timeout(Duration::from_secs(2)) {
-            self.heard.push_str(&line);
-            self.heard.push('\n');
-        }
-        (code, std::mem::take(&mut self.heard))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn refused(mut command: Command, code: i32, says: &[&str]) -> Output {
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    for part in says {
-        assert!(text.contains(part), "{part:?} is not in: {text}");
-    }
-    output
-}
-
-fn dir() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
+use process::{Process, dir, refused, serve};
 
 #[test]
 fn it_stays_up_with_nothing_that_works_and_ends_well_on_either_signal() {

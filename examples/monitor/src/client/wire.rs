@@ -127,11 +127,59 @@ pub struct Worker {
     pub job: Option<String>,
 }
 
+/// Some workers, alone or as a page.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Workers {
+    /// All there are.
+    All(Vec<Worker>),
+    /// A part of them.
+    Page {
+        /// The workers.
+        workers: Vec<Worker>,
+    },
+}
+
+impl Workers {
+    /// The workers themselves.
+    pub fn into_vec(self) -> Vec<Worker> {
+        match self {
+            Self::All(workers) | Self::Page { workers } => workers,
+        }
+    }
+}
+
 /// A kind of runner on offer.
 #[derive(Deserialize)]
 pub struct Profile {
     /// Its name.
     pub name: String,
+    /// What it offers to jobs.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Whether it makes no new workers for now.
+    #[serde(default)]
+    pub paused: bool,
+    /// How many workers it has.
+    pub counts: Option<Counts>,
+}
+
+/// How many workers a profile has and should have.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct Counts {
+    /// Not ready yet.
+    pub starting: u32,
+    /// Ready for a job.
+    pub idle: u32,
+    /// With a job.
+    pub busy: u32,
+    /// How many to keep ready.
+    pub min_idle: u32,
+    /// How many there may be.
+    pub max: u32,
+    /// How many jobs wait.
+    pub queued: u32,
 }
 
 /// Why a request was refused.

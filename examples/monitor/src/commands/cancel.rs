@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::ClientArgs;
+use super::{ClientArgs, out};
 
 #[derive(Args)]
 pub struct CancelArgs {
@@ -15,9 +15,9 @@ pub struct CancelArgs {
 pub async fn cancel(args: CancelArgs) -> anyhow::Result<u8> {
     let job = args.client.client()?.cancel(&args.id).await?;
     if job.exit_code.is_some() {
-        println!("job {} is over: {}", job.id, job.says());
+        out::line(format!("job {} is over: {}", job.id, job.says()))?;
     } else {
-        println!("job {} is asked to end", job.id);
+        out::line(format!("job {} is asked to end", job.id))?;
     }
     Ok(0)
 }

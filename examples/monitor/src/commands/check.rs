@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::out;
 use crate::config::Config;
 
 #[derive(Args)]
@@ -15,15 +16,15 @@ pub struct CheckArgs {
 
 pub fn check(args: CheckArgs) -> anyhow::Result<u8> {
     let config = Config::read(&args.config)?;
-    println!("{} is valid", args.config.display());
-    println!("listens on http://{}", config.http.listen);
-    println!("keeps its data in {}", config.data_dir.display());
+    out::line(format!("{} is valid", args.config.display()))?;
+    out::line(format!("listens on {}://{}", config.http.scheme(), config.http.listen))?;
+    out::line(format!("keeps its data in {}", config.data_dir.display()))?;
     for profile in &config.profiles {
         let resources = &profile.resources;
-        println!(
+        out::line(format!(
             "profile {}: {} to {} machines, each with {} vCPUs and {} MiB",
             profile.name, profile.min_idle, profile.max, resources.vcpus, resources.memory_mib
-        );
+        ))?;
     }
     Ok(0)
 }

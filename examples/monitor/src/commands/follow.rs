@@ -8,6 +8,7 @@ use std::{
 use anyhow::Context;
 use serde::de::DeserializeOwned;
 
+use super::spinner::Spinner;
 use crate::client::{Client, ClientError, Job, LogPart, Message};
 
 /// How long to wait for a service that does not answer before giving up.
@@ -28,11 +29,26 @@ pub struct Follow<'a> {
     told: bool,
     /// Nobody reads standard output any more.
     deaf: bool,
+    /// What is shown as long as there is nothing to write.
+    spinner: Spinner,
 }
 
 impl<'a> Follow<'a> {
     pub fn new(client: &'a Client, id: &'a str) -> Self {
-        Self { client, id, offset: 0, heard: Instant::now(), told: false, deaf: false }
+        Self {
+            client,
+            id,
+            offset: 0,
+            heard: Instant::now(),
+            told: false,
+            deaf: false,
+            spinner: Spinner::none(),
+        }
+    }
+
+    /// Ends what is shown meanwhile as soon as there is something to write.
+    pub fn instead_of(self, spinner: &Spinner) -> Self {
+        Self { spinner: spinner.clone(), ..self }
     }
 
     /// Writes the log until the job is over.
@@ -87,6 +103,7 @@ impl<'a> Follow<'a> {
         if self.deaf {
             return Ok(());
         }
+        self.spinner.end();
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             // As with `… | head`: the job's end still counts.
@@ -106,6 +123,7 @@ impl<'a> Follow<'a> {
     fn tell(&mut self, error: &ClientError) {
         if !std::mem::replace(&mut self.told, true) {
             let minutes = PATIENCE.as_secs() / 60;
+            self.spinner.end();
             eprintln!("monitor: {error}");
             eprintln!("monitor: job {} goes on; waiting up to {minutes} min", self.id);
         }

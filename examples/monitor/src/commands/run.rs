@@ -7,8 +7,8 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    CANCELLED, ClientArgs, INTERRUPTED, WrongUse, follow::Follow, luggage, outputs, timings,
-    waiting,
+    CANCELLED, ClientArgs, INTERRUPTED, WrongUse, follow::Follow, luggage, outputs,
+    spinner::Spinner, timings, waiting,
 };
 use crate::{
     client::{Client, Job, NewJob, Profile},
@@ -83,28 +83,42 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
         timeout: args.timeout,
         priority: args.priority,
     };
-    let say = |text: String| {
-        if !args.quiet {
-            eprintln!("monitor: {text}");
-        }
+    let size: u64 = files.iter().map(|file| file.content.len() as u64).sum();
+    let sending = if args.quiet { Spinner::none() } else { Spinner::sending(size) };
+    let sent = {
+        let sending = sending.clone();
+        move |bytes| sending.advance(bytes)
     };
     // From here on: a job that is just being queued must not be forgotten.
     let mut wishes = Wishes::new()?;
-    let Some(job) = wishes.beside(client.submit(&job, files)).await? else {
-        say("it may be queued all the same; `monitor jobs` shows it".to_owned());
+    let submitted = wishes.beside(client.submit(&job, files, sent)).await;
+    sending.end();
+    let Some(job) = submitted? else {
+        if !args.quiet {
+            eprintln!("monitor: it may be queued all the same; `monitor jobs` shows it");
+        }
         return Ok(CANCELLED);
+    };
+    let waits = format!("job {} waits for a machine", job.id);
+    let spinner = if args.quiet { Spinner::none() } else { Spinner::start(waits) };
+    let say = |text: String| {
+        if !args.quiet {
+            spinner.aside(|| eprintln!("monitor: {text}"));
+        }
     };
     say(format!("job {} is queued", job.id));
     let telling = async {
         if !args.quiet {
             waiting::tell(&client, &job.id, say).await;
         }
+        spinner.end();
     };
     let attended = tokio::select! {
         biased;
-        attended = attend(&client, &job.id, wishes) => attended?,
+        attended = attend(&client, &job.id, wishes, &spinner) => attended?,
         never = async { telling.await; std::future::pending::<Infallible>().await } => match never {},
     };
+    spinner.end();
     let Some(job) = attended else {
         say(format!("job {} is left alone; `monitor jobs` shows it", job.id));
         return Ok(CANCELLED);
@@ -125,8 +139,13 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<u8> {
 }
 
 /// Follows a job to its end. The first wish cancels it; a second one leaves it: none.
-async fn attend(client: &Client, id: &str, mut wishes: Wishes) -> anyhow::Result<Option<Job>> {
-    let following = Follow::new(client, id).until_over();
+async fn attend(
+    client: &Client,
+    id: &str,
+    mut wishes: Wishes,
+    spinner: &Spinner,
+) -> anyhow::Result<Option<Job>> {
+    let following = Follow::new(client, id).instead_of(spinner).until_over();
     tokio::pin!(following);
     if wishes.count == 0 {
         tokio::select! {
@@ -134,6 +153,7 @@ async fn attend(client: &Client, id: &str, mut wishes: Wishes) -> anyhow::Result
             () = wishes.next() => (),
         }
     }
+    spinner.end();
     eprintln!("monitor: cancelling job {id}; a second Ctrl-C leaves it");
     tokio::spawn(cancel(client.clone(), id.to_owned()));
     wishes.beside(following).await

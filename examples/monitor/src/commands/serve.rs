@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    config::Config,
     logs::{self, LogFormat},
+    reload::Source,
     serve::{self, AtExit},
 };
 
@@ -37,22 +37,11 @@ pub struct ServeArgs {
 
 pub async fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     let filter = logs::filter(&args.log)?;
-    let mut config = match &args.config {
-        Some(file) => Config::read(file)?,
-        None => Config::built_in(),
-    };
-    let data_dir = args.data.as_ref().unwrap_or(&config.data_dir);
-    logs::start(filter, args.log_format, &config.log, data_dir)?;
-    if let Some(listen) = args.listen {
-        config.http.listen = listen;
-    }
-    if let Some(data) = args.data {
-        config.data_dir = data;
-    }
-    if let Some(cache) = args.cache {
-        config.cache_dir = Some(cache);
-    }
+    let source =
+        Source { file: args.config, listen: args.listen, data: args.data, cache: args.cache };
+    let (config, _) = source.read()?;
+    logs::start(filter, args.log_format, &config.log, &config.data_dir)?;
     let at_exit = if args.drain_on_exit { AtExit::Drain } else { AtExit::Leave };
-    serve::run(config, at_exit).await?;
+    serve::run(source, at_exit).await?;
     Ok(0)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jiff::Timestamp;
 
-use crate::client::{Client, Job, Worker};
+use crate::client::{Client, Job, Workers};
 
 /// How long to wait for a replacement.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -48,7 +48,8 @@ pub async fn print(client: &Client, job: &Job) -> anyhow::Result<()> {
 async fn replacement(client: &Client, job: &Job, queued: Timestamp) -> Option<Timestamp> {
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
-        let workers: Vec<Worker> = client.list("/workers").await.ok()?;
+        let workers: Workers = client.list("/workers").await.ok()?;
+        let workers = workers.into_vec();
         let fresh = workers.iter().find_map(|worker| {
             let since = time(&worker.since).ok()?;
             let other = Some(&worker.name) != job.worker.as_ref();

@@ -3,11 +3,17 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{ClientArgs, table};
-use crate::client::Worker;
+use super::{ClientArgs, age, out, table};
+use crate::client::{Worker, Workers, query};
 
 #[derive(Args)]
 pub struct WorkersArgs {
+    /// Only workers of this profile
+    #[arg(long)]
+    profile: Option<String>,
+    /// Only workers in this phase
+    #[arg(long, value_parser = PHASES)]
+    phase: Option<String>,
     /// Print what the API answers
     #[arg(long)]
     json: bool,
@@ -15,13 +21,16 @@ pub struct WorkersArgs {
     client: ClientArgs,
 }
 
+const PHASES: [&str; 6] = ["starting", "idle", "reserved", "busy", "unseen", "over"];
+
 pub async fn workers(args: WorkersArgs) -> anyhow::Result<u8> {
-    let answer: Value = args.client.client()?.list("/workers").await?;
+    let wanted = query(&[("profile", &args.profile), ("phase", &args.phase)]);
+    let answer: Value = args.client.client()?.list(&format!("/workers{wanted}")).await?;
     if args.json {
-        println!("{answer:#}");
+        out::json(&answer)?;
         return Ok(0);
     }
-    let workers: Vec<Worker> = serde_json::from_value(answer)?;
+    let workers: Workers = serde_json::from_value(answer)?;
     let row = |worker: Worker| {
         let phase = match worker.ending {
             Some(ending) => format!("{}: {ending}", worker.phase),
@@ -31,11 +40,11 @@ pub async fn workers(args: WorkersArgs) -> anyhow::Result<u8> {
             worker.name,
             worker.profile.unwrap_or_default(),
             phase,
-            worker.since,
+            age::ago(&worker.since),
             worker.job.unwrap_or_default(),
         ]
     };
-    let rows = workers.into_iter().map(row).collect();
-    table::print(["WORKER", "PROFILE", "PHASE", "SINCE", "JOB"], rows);
+    let rows = workers.into_vec().into_iter().map(row).collect();
+    table::print(["WORKER", "PROFILE", "PHASE", "SINCE", "JOB"], rows)?;
     Ok(0)
 }

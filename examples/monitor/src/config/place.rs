@@ -1,7 +1,7 @@
 //! Where in a configuration something is wrong: file, line and key, so that an editor can jump there.
 
 use std::{
-    fmt,
+    fmt, io,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -19,6 +19,12 @@ impl ConfigError {
     /// For what has no place in a file, such as a flag.
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { file: None, line: None, key: key.into(), problem: problem.into() }
+    }
+
+    /// For a file that cannot be read.
+    pub fn unreadable(path: &Path, error: &io::Error) -> Self {
+        let way_out = "name a readable file with --config, or leave it out for the built-in one";
+        Self::new("", format!("could not read {}: {error}; {way_out}", path.display()))
     }
 }
 

@@ -17,6 +17,7 @@ pub fn healthz() -> Json<serde_json::Value> {
 }
 
 /// The hypervisor, the images and every forge can be seen; what cannot be is named, with the reason.
+/// Warnings do not make it unready.
 #[handler]
 pub fn readyz(shared: Data<&Shared>) -> Response {
     let status = shared.status();
@@ -36,6 +37,9 @@ pub fn readyz(shared: Data<&Shared>) -> Response {
     }
     let ready = blind.is_empty() && status.at.is_some();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "ready": ready, "blind": blind, "draining": status.draining });
+    let warnings = shared.config().warnings();
+    let body = json!({
+        "ready": ready, "blind": blind, "draining": status.draining, "warnings": warnings,
+    });
     Json(body).with_status(code).into_response()
 }

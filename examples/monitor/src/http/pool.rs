@@ -15,7 +15,9 @@ impl PoolApi {
     /// Show the pool
     #[oai(path = "/status", method = "get", operation_id = "show_status")]
     async fn status(&self) -> Json<PoolStatus> {
-        Json(PoolStatus::from(&*self.0.status()))
+        let mut status = PoolStatus::from(&*self.0.status());
+        status.warnings = self.0.config().warnings();
+        Json(status)
     }
 
     /// List workers
@@ -39,13 +41,13 @@ impl PoolApi {
     /// List profiles
     #[oai(path = "/profiles", method = "get", operation_id = "list_profiles")]
     async fn profiles(&self) -> Json<Vec<ProfileInfo>> {
-        Json(model::profiles(&self.0.0.profiles, &self.0.status()))
+        Json(model::profiles(&self.0.config().profiles, &self.0.status()))
     }
 
     /// Show a profile
     #[oai(path = "/profiles/:name", method = "get", operation_id = "show_profile")]
     async fn profile(&self, name: Path<String>) -> Result<Json<ProfileInfo>, Problem> {
-        let profiles = model::profiles(&self.0.0.profiles, &self.0.status());
+        let profiles = model::profiles(&self.0.config().profiles, &self.0.status());
         let profile = profiles.into_iter().find(|profile| profile.name == name.0);
         profile
             .map(Json)

@@ -9,7 +9,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 use runner_core::{
-    Clock, EventLog, Pace, Profile, Resources, Status, Store, forge::QueuedJob, plan::Sight,
+    Clock, EventLog, Pace, Resources, Status, Store, forge::QueuedJob, plan::Sight,
     status::ProfileStatus,
 };
 use tokio::sync::{Semaphore, watch};
@@ -57,7 +57,6 @@ pub struct PoolGauges(Arc<Parts>);
 struct Parts {
     descs: Vec<Desc>,
     status: watch::Receiver<Arc<Status>>,
-    profiles: Vec<Profile>,
     pace: Pace,
     events: EventLog,
     store: Store,
@@ -75,7 +74,6 @@ impl PoolGauges {
         Self(Arc::new(Parts {
             descs: descs.collect(),
             status: sources.status.clone(),
-            profiles: sources.profiles.clone(),
             pace: sources.pace,
             events: sources.events.clone(),
             store: sources.store.clone(),
@@ -95,7 +93,7 @@ impl Collector for PoolGauges {
         let (status, now) = (self.0.status.borrow().clone(), self.0.clock.now());
         let mut sheet = Sheet::default();
         sheet.profiles(&status);
-        sheet.queues(&status, &self.0.profiles, now);
+        sheet.queues(&status, now);
         sheet.pool(&status, now);
         sheet.sources(&status);
         sheet.room(&status);
@@ -166,13 +164,13 @@ impl Sheet {
         self.each(catalogue::PROFILE_QUEUED, of(|profile| profile.queued));
     }
 
-    fn queues(&mut self, status: &Status, profiles: &[Profile], now: Timestamp) {
+    fn queues(&mut self, status: &Status, now: Timestamp) {
         let queued = status.queued.iter();
         let lengths = queued.clone().map(|(name, jobs)| (name.as_str(), jobs.len() as f64));
         self.each(catalogue::QUEUED, lengths);
         let ages = queued.map(|(name, jobs)| (name.as_str(), oldest(jobs.iter(), now)));
         self.each(catalogue::QUEUE_AGE, ages);
-        let served = profiles.iter().map(|profile| {
+        let served = status.offered.iter().map(|profile| {
             let jobs = status.queued.get(&profile.forge).into_iter().flatten();
             (profile.name.as_str(), oldest(jobs.filter(|job| profile.serves(job)), now))
         });

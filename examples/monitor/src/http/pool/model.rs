@@ -40,6 +40,8 @@ pub struct PoolStatus {
     held: Vec<HeldInfo>,
     /// What failed lately.
     failures: Vec<FailureInfo>,
+    /// What an operator should know, such as a configuration that was refused.
+    pub warnings: Vec<String>,
 }
 
 /// Whether a list could be read.
@@ -220,6 +222,7 @@ impl From<&Status> for PoolStatus {
                     retry_at: backoff.not_before.to_string(),
                 })
                 .collect(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -1,0 +1,199 @@
+//! What an edit of a configuration changes, in words: what is applied at once, and what waits for a restart.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use runner_core::{Profile, image::RecipeKind};
+use toml::{Table, Value};
+
+use super::Config;
+
+/// What an edit changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Of the profiles, in words. Applied at once.
+    pub profiles: Vec<String>,
+    /// The keys of the rest, such as `http.listen`. They wait for a restart. Never their values: some are
+    /// nobody's business.
+    pub restart: Vec<String>,
+}
+
+impl Changes {
+    /// From a configuration and its text to another.
+    pub fn between(old: (&Config, &str), new: (&Config, &str)) -> Self {
+        Self {
+            profiles: profiles(&old.0.profiles, &new.0.profiles),
+            restart: keys(&table(old.1), &table(new.1)),
+        }
+    }
+
+    /// Whether nothing changes but comments and order.
+    pub fn is_empty(&self) -> bool {
+        self.profiles.is_empty() && self.restart.is_empty()
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("nothing changes");
+        }
+        f.write_str(&self.profiles.join("; "))?;
+        if !self.restart.is_empty() {
+            let sep = if self.profiles.is_empty() { "" } else { "; " };
+            write!(f, "{sep}{} after a restart", self.restart.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+fn profiles(old: &[Profile], new: &[Profile]) -> Vec<String> {
+    let find = |all: &[Profile], name| all.iter().find(|profile| profile.name == name).cloned();
+    let mut words = Vec::new();
+    for profile in new {
+        match find(old, profile.name.clone()) {
+            None => words.push(format!("profile {} added", profile.name)),
+            Some(before) if before == *profile => (),
+            Some(before) => {
+                let (before, after) = (facts(&before), facts(profile));
+                let changed = before.iter().zip(&after).filter(|(old, new)| old != new);
+                let changed = changed.map(|((key, old), (_, new))| format!("{key} {old} → {new}"));
+                let changed: Vec<String> = changed.collect();
+                let changed = match changed.as_slice() {
+                    [] => "changed".to_owned(),
+                    changed => changed.join(", "),
+                };
+                words.push(format!("profile {}: {changed}", profile.name));
+            }
+        }
+    }
+    let gone = old.iter().filter(|profile| find(new, profile.name.clone()).is_none());
+    words.extend(gone.map(|profile| format!("profile {} removed", profile.name)));
+    let order = |all: &[Profile], other: &[Profile]| -> Vec<_> {
+        let names = all.iter().map(|profile| profile.name.clone());
+        names.filter(|name| find(other, name.clone()).is_some()).collect()
+    };
+    if order(old, new) != order(new, old) {
+        words.push("profiles in another order".to_owned());
+    }
+    words
+}
+
+/// A profile as the file has it: keys and values, always the same ones.
+fn facts(profile: &Profile) -> Vec<(&'static str, String)> {
+    let labels: Vec<String> = profile.labels.iter().map(ToString::to_string).collect();
+    let image = match &profile.recipe.kind {
+        RecipeKind::Micro {} => "micro".to_owned(),
+        RecipeKind::Disk { path, sha256, user_data } => {
+            let short: String = sha256.chars().take(12).collect();
+            format!("disk {} ({short}…, {user_data:?})", path.display())
+        }
+        other => format!("{other:?}"),
+    };
+    let max_age = profile.image_max_age.map_or_else(|| "never".to_owned(), period);
+    vec![
+        ("forge", profile.forge.to_string()),
+        ("labels", format!("[{}]", labels.join(", "))),
+        ("image", image),
+        ("vcpus", profile.resources.vcpus.to_string()),
+        ("memory", format!("{}MiB", profile.resources.memory_mib)),
+        ("disk", format!("{}MiB", profile.resources.disk_mib)),
+        ("min_idle", profile.min_idle.to_string()),
+        ("max", profile.max.to_string()),
+        ("network", format!("{:?}", profile.network).to_lowercase()),
+        ("start_timeout", period(profile.timeouts.start)),
+        ("offline_timeout", period(profile.timeouts.offline)),
+        ("image_max_age", max_age),
+    ]
+}
+
+fn period(time: Duration) -> String {
+    format!("{} s", time.as_secs_f64())
+}
+
+/// Everything but the profiles. A text that is no table has none; it was parsed before.
+fn table(text: &str) -> BTreeMap<String, Value> {
+    let table: Table = text.parse().unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for (key, value) in table.into_iter().filter(|(key, _)| key != "profile") {
+        flatten(key, value, &mut found);
+    }
+    found
+}
+
+fn flatten(path: String, value: Value, found: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Table(table) => {
+            for (key, value) in table {
+                flatten(format!("{path}.{key}"), value, found);
+            }
+        }
+        value => drop(found.insert(path, value)),
+    }
+}
+
+fn keys(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<String> {
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter().filter(|key| old.get(*key) != new.get(*key)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const OLD: &str = r#"
+        [http]
+        listen = "127.0.0.1:8000"
+        [qemu]
+        accel = "tcg"
+        [[profile]]
+        name = "linux"
+        image = { kind = "micro" }
+        memory = "256MiB"
+        max = 4
+        [[profile]]
+        name = "mac"
+        image = { kind = "micro" }
+        memory = "1GiB"
+    "#;
+
+    fn says(new: &str) -> String {
+        let parse = |text| Config::parse(Path::new("monitor.toml"), text).unwrap();
+        Changes::between((&parse(OLD), OLD), (&parse(new), new)).to_string()
+    }
+
+    #[test]
+    fn every_kind_of_change_has_its_words() {
+        let edits = [
+            ("max = 4", "max = 6", "profile linux: max 4 → 6"),
+            (
+                "max = 4",
+                "max = 6\nmin_idle = 3\nlabels = [\"x\"]",
+                "profile linux: labels [] → [x], min_idle 1 → 3, max 4 → 6",
+            ),
+            ("\"mac\"", "\"pc\"", "profile pc added; profile mac removed"),
+            ("1GiB", "512MiB", "profile mac: memory 1024MiB → 512MiB"),
+            (
+                "max = 4",
+                "image_max_age = \"1d\"\nmax = 4",
+                "profile linux: image_max_age never → 86400 s",
+            ),
+            ("8000", "8001", "http.listen after a restart"),
+            ("accel = \"tcg\"", "", "qemu.accel after a restart"),
+            ("max = 4", "max = 5\n# a comment", "profile linux: max 4 → 5"),
+            ("[http]", "# a comment\n[http]", "nothing changes"),
+            ("1GiB", "1024MiB", "nothing changes"),
+        ];
+        for (from, to, expected) in edits {
+            assert_eq!(says(&OLD.replacen(from, to, 1)), expected);
+        }
+        let both = OLD.replace("max = 4", "max = 6").replace("8000", "1").replace("tcg", "auto");
+        let expected = "profile linux: max 4 → 6; http.listen, qemu.accel after a restart";
+        assert_eq!(says(&both), expected);
+        let swapped = OLD.replace("linux", "x").replace("mac", "linux").replace("\"x\"", "\"mac\"");
+        assert!(says(&swapped).ends_with("profiles in another order"), "{}", says(&swapped));
+    }
+}
