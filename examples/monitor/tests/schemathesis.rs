@@ -106,7 +106,7 @@ fn schemathesis_finds_nothing() {
     let stopped = stop.clone();
     let reaper = runtime.spawn(async move { cancel_everything(client, &stopped).await });
     let output = command
-        .args([&url, "--max-examples", "20", "--workers", "2", "--request-timeout", "60"])
+        .args([&url, "--max-examples", "60", "--workers", "2", "--request-timeout", "60"])
         .env("MONITOR_API_TOKEN", TOKEN)
         .output()
         .unwrap();

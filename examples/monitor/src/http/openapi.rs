@@ -42,6 +42,8 @@ pub fn value() -> &'static Value {
         let mut document = serde_json::from_str(&text).expect("the document is JSON");
         say_what_reading_needs(&mut document);
         precise::make_precise(&mut document);
+        document["components"]["schemas"]["NewJob"]["example"] =
+            json!({ "title": "greet", "labels": ["linux"], "argv": ["echo", "hello"] });
         document
     });
     &DOCUMENT

@@ -1,5 +1,5 @@
-//! Makes the document say what Rust's types say and the framework leaves out: the bounds of numbers, and
-//! which answers hold null.
+//! Makes the document say what Rust's types say and the framework leaves out or has wrong: the bounds of
+//! numbers, which answers hold null, and which parts of a form may be missing.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +11,11 @@ const SCHEMAS: &str = "#/components/schemas/";
 /// Makes every schema of `document` as narrow as the type it stands for.
 pub fn make_precise(document: &mut Value) {
     bound_numbers(document);
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    for operation in paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
+        let form = "/requestBody/content/multipart~1form-data/schema";
+        operation.pointer_mut(form).into_iter().for_each(require_no_list_of_parts);
+    }
     let sent = schemas_of_requests(document);
     let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
     for (_, schema) in schemas.filter(|(name, _)| !sent.contains(*name)) {
@@ -41,6 +46,15 @@ fn bound_numbers(value: &mut Value) {
         }
         Value::Array(values) => values.iter_mut().for_each(bound_numbers),
         _ => (),
+    }
+}
+
+/// A list of parts may have none.
+fn require_no_list_of_parts(form: &mut Value) {
+    let properties = form["properties"].clone();
+    if let Some(required) = form.get_mut("required").and_then(Value::as_array_mut) {
+        let is_list = |name: &Value| properties[name.as_str().unwrap_or("")]["type"] == "array";
+        required.retain(|name| !is_list(name));
     }
 }
 
