@@ -8,7 +8,7 @@ use poem_openapi::{
     types::multipart::{JsonField, Upload},
 };
 use runner_core::{
-    JobId, ProfileName, WorkerName,
+    Error, JobId, ProfileName, WorkerName,
     local::{self, InputFile},
 };
 
@@ -64,6 +64,9 @@ enum Outputs {
     /// What the job left, as a tar archive.
     #[oai(status = 200, content_type = "application/x-tar")]
     Tar(Binary<Body>),
+    /// The job has left nothing, or not yet.
+    #[oai(status = 204)]
+    None,
 }
 
 #[OpenApi]
@@ -170,7 +173,10 @@ impl JobsApi {
     async fn outputs(&self, id: Path<String>) -> Result<Outputs, Problem> {
         let id = job_id(&id)?;
         self.0.0.queue.job(&id).await?;
-        let tar = self.0.0.queue.outputs(&id).await?;
+        let tar = match self.0.0.queue.outputs(&id).await {
+            Err(Error::NotFound { .. }) => return Ok(Outputs::None),
+            tar => tar?,
+        };
         Ok(Outputs::Tar(Binary(Body::from_bytes(tar))))
     }
 }
