@@ -318,6 +318,8 @@ impl Store {
 
     /// Events after a number, oldest first.
     pub(crate) async fn events_since(&self, after: u64, limit: u32) -> Result<Vec<Event>> {
+        // Beyond SQLite's numbers there is nothing.
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
         self.write("read events", move |tx| {
             let mut statement =
                 tx.prepare_cached("SELECT json FROM events WHERE id > ?1 ORDER BY id LIMIT ?2")?;

@@ -135,7 +135,14 @@ impl Shared {
 }
 
 /// What the document describes.
-type Apis = (jobs::JobsApi, log::LogApi, pool::PoolApi, events::EventsApi);
+type Apis = (
+    jobs::JobsApi,
+    log::LogApi,
+    pool::PoolApi,
+    events::EventsApi,
+    feed::FeedApi,
+    history::HistoryApi,
+);
 
 /// Every path.
 pub fn routes(shared: Shared, door: Door) -> impl Endpoint {

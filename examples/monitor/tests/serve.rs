@@ -75,6 +75,61 @@ fn guessable_and_exposed_tokens_are_refused() {
 }
 
 #[test]
+fn named_tokens_come_from_files_and_from_systemds_credentials() {
+    let dir = dir();
+    let credentials = dir.path().join("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let write = |path: &Path, text: &str, mode: u32| {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let tables = "[[token]]\nname = \"ci\"\nrole = \"operate\"\nfile = \"ci-token\"\n\
+                  [[token]]\nname = \"wall\"\nrole = \"read\"\ncredential = \"wall\"\n";
+    let config =
+        CONFIG.replace("SHA", &"0".repeat(64)).replace("[qemu]", "reads = \"token\"\n[qemu]");
+    fs::write(dir.path().join("monitor.toml"), config + tables).unwrap();
+    let (file, credential) = (dir.path().join("ci-token"), credentials.join("wall"));
+    let start = || {
+        let mut command = serve(dir.path(), &[]);
+        command.env("CREDENTIALS_DIRECTORY", &credentials);
+        command
+    };
+    write(&credential, "planted-wall-31d7\n", 0o440);
+    refused(start(), 1, &["token ci", "there is no file", "umask 077"]);
+    write(&file, "ChangeMe\n", 0o600);
+    refused(start(), 1, &["token ci", "sample", "openssl rand -hex 32"]);
+    write(&file, "planted-ci-77b0\n", 0o640);
+    refused(start(), 1, &["token ci", "chmod 600"]);
+    write(&file, "planted-ci-77b0\n", 0o600);
+    let mut outside = start();
+    outside.env_remove("CREDENTIALS_DIRECTORY");
+    refused(outside, 1, &["token wall", "LoadCredential=wall:"]);
+    write(&credential, "planted-ci-77b0\n", 0o400);
+    let output = refused(start(), 1, &["token wall is the same as token ci"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("planted"));
+    write(&credential, "planted-wall-31d7\n", 0o440);
+    let process = Process::start(start());
+    let monitor = |args: &[&str], token: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_monitor"));
+        command.args(args).env("MONITOR_URL", &process.url).env("MONITOR_API_TOKEN", token);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(monitor(&["workers"], "planted-ci-77b0").0, Some(0));
+    assert_eq!(monitor(&["workers"], "planted-wall-31d7").0, Some(0));
+    let (code, said) = monitor(&["workers"], "planted-other-0000");
+    assert!(code == Some(1) && said.contains("refused the API token"), "{said}");
+    let (code, said) = monitor(&["cancel", "1-abc"], "planted-wall-31d7");
+    assert!(code == Some(1) && said.contains("token wall has the role read"), "{said}");
+    let (_, said) = monitor(&["cancel", "1-abc"], "planted-ci-77b0");
+    assert!(said.contains("does not exist"), "{said}");
+    process.signal("TERM");
+    let (_, heard) = process.end();
+    assert!(heard.contains("Asked for a change.") && heard.contains("by=ci"), "{heard}");
+    assert!(!heard.contains("planted"), "{heard}");
+}
+
+#[test]
 fn a_second_service_on_one_data_directory_is_refused() {
     let dir = dir();
     let process = Process::start(serve(dir.path(), &[]));

@@ -166,6 +166,8 @@ pub(crate) async fn job(store: &Store, id: JobId) -> Result<Option<Job>> {
 
 /// The newest jobs below a number, newest first.
 pub(crate) async fn jobs(store: &Store, below: Option<u64>, limit: u32) -> Result<Vec<Job>> {
+    // Below what is beyond SQLite's numbers is everything.
+    let below = below.map(|below| i64::try_from(below).unwrap_or(i64::MAX));
     store
         .write("read the jobs", move |tx| {
             let mut statement = tx.prepare_cached(
@@ -234,7 +236,8 @@ pub(crate) async fn read_log(
                 "SELECT start, chunk FROM job_log
                  WHERE job = ?1 AND start + length(chunk) > ?2 ORDER BY start",
             )?;
-            let mut rows = statement.query(params![id.as_str(), from])?;
+            let mut rows =
+                statement.query(params![id.as_str(), i64::try_from(from).unwrap_or(i64::MAX)])?;
             let mut text = Vec::new();
             while let Some(row) = rows.next()? {
                 let start: u64 = row.get(0)?;

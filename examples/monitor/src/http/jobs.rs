@@ -8,7 +8,7 @@ use poem_openapi::{
     types::multipart::{JsonField, Upload},
 };
 use runner_core::{
-    JobId, Label, ProfileName, WorkerName,
+    Error, JobId, ProfileName, WorkerName,
     local::{self, InputFile},
 };
 
@@ -64,6 +64,9 @@ enum Outputs {
     /// What the job left, as a tar archive.
     #[oai(status = 200, content_type = "application/x-tar")]
     Tar(Binary<Body>),
+    /// The job has left nothing, or not yet.
+    #[oai(status = 204)]
+    None,
 }
 
 #[OpenApi]
@@ -114,14 +117,18 @@ impl JobsApi {
         label: Query<Option<String>>,
     ) -> Result<Json<JobPage>, Problem> {
         let queue = &self.0.0.queue;
-        let profile = profile.0.map(ProfileName::new).transpose()?;
-        let worker = worker.0.map(WorkerName::new).transpose()?;
-        let label = label.0.map(Label::new).transpose()?;
         let wanted = |job: &local::Job| {
+            let spec = &job.spec;
+            let is = |name: &Option<String>, own: Option<&str>| {
+                name.as_deref().is_none_or(|name| own == Some(name))
+            };
+            let has = |label: &str| {
+                spec.labels.iter().any(|own| own.as_str().eq_ignore_ascii_case(label))
+            };
             state.0.is_none_or(|state| state == JobStateName::from(&job.state))
-                && profile.as_ref().is_none_or(|name| job.spec.profile.as_ref() == Some(name))
-                && worker.as_ref().is_none_or(|name| job.worker.as_ref() == Some(name))
-                && label.as_ref().is_none_or(|label| job.spec.labels.contains(label))
+                && is(&profile.0, spec.profile.as_ref().map(ProfileName::as_str))
+                && is(&worker.0, job.worker.as_ref().map(WorkerName::as_str))
+                && label.0.as_deref().is_none_or(has)
         };
         let (mut jobs, mut below, mut looked) = (Vec::new(), after.0, 0);
         let next = loop {
@@ -166,7 +173,10 @@ impl JobsApi {
     async fn outputs(&self, id: Path<String>) -> Result<Outputs, Problem> {
         let id = job_id(&id)?;
         self.0.0.queue.job(&id).await?;
-        let tar = self.0.0.queue.outputs(&id).await?;
+        let tar = match self.0.0.queue.outputs(&id).await {
+            Err(Error::NotFound { .. }) => return Ok(Outputs::None),
+            tar => tar?,
+        };
         Ok(Outputs::Tar(Binary(Body::from_bytes(tar))))
     }
 }

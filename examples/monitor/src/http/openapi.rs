@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 use super::{API, Apis};
 
+mod precise;
+
 const ABOUT: &str = "\
 A pool of single-use CI runners in virtual machines.
 
@@ -39,6 +41,9 @@ pub fn value() -> &'static Value {
         let text = service(Described::<Apis>(PhantomData)).spec();
         let mut document = serde_json::from_str(&text).expect("the document is JSON");
         say_what_reading_needs(&mut document);
+        precise::make_precise(&mut document);
+        document["components"]["schemas"]["NewJob"]["example"] =
+            json!({ "title": "greet", "labels": ["linux"], "argv": ["echo", "hello"] });
         document
     });
     &DOCUMENT
