@@ -10,11 +10,15 @@ use serde::de::DeserializeOwned;
 
 use crate::{data_dir, http::API, token::Token};
 
+mod files;
+mod reserve;
 mod sse;
+mod terminal;
 mod wire;
 
 pub use sse::{Message, Messages};
-pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Worker};
+pub use terminal::{Heard, Hearing, Speaking};
+pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Reservation, Worker};
 
 /// How long a server may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -48,7 +52,7 @@ pub enum ClientError {
         /// The server.
         server: String,
         /// Why.
-        source: reqwest::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The service says no.
     Refused {
@@ -166,21 +170,27 @@ impl Client {
             if source.is_builder() {
                 return self.broken(source);
             }
-            ClientError::Unreachable { server: self.server.clone(), source }
+            ClientError::Unreachable { server: self.server.clone(), source: source.into() }
         })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let body: Option<wire::Problem> = response.json().await.ok();
-        let mut detail = body.map_or_else(|| status.to_string(), |problem| problem.detail);
+        let body = response.bytes().await.unwrap_or_default();
+        Err(self.refused(status, &body))
+    }
+
+    /// What a status that is no success comes to.
+    fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        let problem: Option<wire::Problem> = serde_json::from_slice(body).ok();
+        let mut detail = problem.map_or_else(|| status.to_string(), |problem| problem.detail);
         if status == StatusCode::UNAUTHORIZED {
             detail = match self.token {
                 Some(_) => "the service refused the API token".to_owned(),
                 None => "the service wants its API token".to_owned(),
             } + "; name its file with --token-file, or set MONITOR_API_TOKEN";
         }
-        Err(ClientError::Refused { status, detail })
+        ClientError::Refused { status, detail }
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {

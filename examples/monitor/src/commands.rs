@@ -8,14 +8,17 @@ use crate::{client::Client, config::ConfigError, data_dir};
 
 mod cancel;
 mod check;
+mod copy;
 mod follow;
 mod jobs;
 mod luggage;
 mod outputs;
 mod run;
 mod serve;
+mod shell;
 mod table;
 mod timings;
+mod tty;
 mod waiting;
 mod workers;
 
@@ -36,7 +39,8 @@ Exit codes:
 `run` passes on the code of the job's command (128 + N after signal N), and beside it uses:
   124  the job ran longer than it may
   125  the job could not be run or followed: no monitor, refused, or its machine died
-  130  the job was cancelled, or left by a second Ctrl-C";
+  130  the job was cancelled, or left by a second Ctrl-C
+`shell` passes on the code of the shell or command, and 125 when there was none";
 
 /// Keeps pools of single-use CI runners in virtual machines.
 #[derive(Parser)]
@@ -61,6 +65,13 @@ enum Command {
     Workers(workers::WorkersArgs),
     /// Check a configuration
     Check(check::CheckArgs),
+    /// Open a shell in a machine that is reserved for it, and destroyed afterwards
+    #[command(after_help = shell::HELP)]
+    Shell(Box<shell::ShellArgs>),
+    /// Write a file into a machine
+    Put(copy::PutArgs),
+    /// Read a file of a machine
+    Get(copy::GetArgs),
 }
 
 /// Which service to talk to.
@@ -95,6 +106,9 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Cancel(args) => (cancel::cancel(args).await, FAILED),
         Command::Workers(args) => (workers::workers(args).await, FAILED),
         Command::Check(args) => (check::check(args), FAILED),
+        Command::Shell(args) => (shell::shell(args).await, INTERRUPTED),
+        Command::Put(args) => (copy::put(args).await, FAILED),
+        Command::Get(args) => (copy::get(args).await, FAILED),
     };
     match done {
         Ok(code) => code,

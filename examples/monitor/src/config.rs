@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use runner_core::{
@@ -42,6 +43,8 @@ pub struct Config {
     pub local: LocalLimits,
     /// How the pool goes about its work.
     pub pace: Pace,
+    /// How long a shell in a machine stays open that nobody uses.
+    pub shell_idle: Duration,
     /// The kinds of runner on offer.
     pub profiles: Vec<Profile>,
 }
@@ -104,6 +107,7 @@ impl Config {
         let http = http(&source, base, file.http)?;
         let pace = pace(&source, file.pace)?;
         let qemu = qemu(&source, file.qemu)?;
+        let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {
             let problem = "offer at least one [[profile]]; the sample configuration shows how";
             return Err(source.problem(None, "profile", problem));
@@ -127,6 +131,7 @@ impl Config {
             qemu,
             local: local(file.local),
             pace,
+            shell_idle,
             profiles,
         })
     }
@@ -251,6 +256,17 @@ fn pace(source: &Source<'_>, section: file::Pace) -> Result<Pace, ConfigError> {
         retry_most: or(section.retry_most, default.retry_most),
         orphan_limit: or(section.orphan_limit, default.orphan_limit),
     })
+}
+
+fn shell_idle(source: &Source<'_>, section: file::Shell) -> Result<Duration, ConfigError> {
+    match section.idle {
+        None => Ok(Duration::from_secs(15 * 60)),
+        Some(idle) if idle.get_ref().0.is_zero() => {
+            let problem = "it must be above zero; the default is 15m";
+            Err(source.problem(Some(idle.span()), "shell.idle", problem))
+        }
+        Some(idle) => Ok(idle.into_inner().0),
+    }
 }
 
 fn local(section: file::Local) -> LocalLimits {

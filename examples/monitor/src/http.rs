@@ -7,20 +7,22 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use poem::{Endpoint, EndpointExt, Route, get};
 use poem_openapi::OpenApiService;
-use runner_core::{EventLog, Profile, Status, local::LocalQueue};
-use tokio::sync::{Semaphore, watch};
+use runner_core::{EventLog, Hypervisor, Profile, Status, local::LocalQueue};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::token::Token;
+use crate::{shells::Shells, token::Token};
 
 mod dashboard;
 mod door;
 mod events;
+mod files;
 mod health;
 mod jobs;
 mod log;
 mod pool;
 mod problem;
+pub mod shell;
 mod strict;
 
 pub use door::Door;
@@ -44,6 +46,8 @@ struct Inner {
     events: EventLog,
     status: watch::Receiver<Arc<Status>>,
     profiles: Vec<Profile>,
+    hypervisor: Arc<dyn Hypervisor>,
+    shells: Shells,
     input_limit: u64,
     token: Token,
     streams: Arc<Semaphore>,
@@ -60,6 +64,10 @@ pub struct Parts {
     pub status: watch::Receiver<Arc<Status>>,
     /// The kinds of runner on offer.
     pub profiles: Vec<Profile>,
+    /// Has the machines.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The shells that are open in them.
+    pub shells: Shells,
     /// How much a job's input files may take together, in bytes.
     pub input_limit: u64,
     /// Who may change things.
@@ -76,6 +84,8 @@ impl Shared {
             events: parts.events,
             status: parts.status,
             profiles: parts.profiles,
+            hypervisor: parts.hypervisor,
+            shells: parts.shells,
             input_limit: parts.input_limit,
             token: parts.token,
             streams: Arc::new(Semaphore::new(STREAMS)),
@@ -87,6 +97,12 @@ impl Shared {
         self.0.status.borrow().clone()
     }
 
+    /// Held as long as a stream is. Fails when there are too many.
+    fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = self.0.streams.clone().try_acquire_owned();
+        permit.map_err(|_| Problem::too_many(format!("{STREAMS} streams are followed already")))
+    }
+
     /// `stream`, until the service stops. Fails when there are too many.
     fn limited<S: Stream + Send + 'static>(
         &self,
@@ -95,9 +111,7 @@ impl Shared {
     where
         S::Item: Send,
     {
-        let Ok(permit) = self.0.streams.clone().try_acquire_owned() else {
-            return Err(Problem::too_many(format!("{STREAMS} streams are followed already")));
-        };
+        let permit = self.stream()?;
         let stream = stream.map(move |item| {
             let _held_as_long_as_the_stream = &permit;
             item
@@ -113,6 +127,8 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         log::LogApi(shared.clone()),
         pool::PoolApi(shared.clone()),
         events::EventsApi(shared.clone()),
+        shell::ShellApi(shared.clone()),
+        files::FilesApi(shared.clone()),
     );
     let service = OpenApiService::new(apis, "monitor", env!("CARGO_PKG_VERSION"))
         .description("A pool of single-use CI runners in virtual machines.")

@@ -13,4 +13,5 @@ pub mod http;
 pub mod logs;
 pub mod opening;
 pub mod serve;
+pub mod shells;
 pub mod token;

@@ -19,6 +19,7 @@ use crate::{
     config::{Config, local_forge},
     data_dir::{self, DataDir},
     http::{self, Door, Shared},
+    shells::Shells,
     token::{Token, TokenSource},
 };
 
@@ -91,8 +92,9 @@ impl Service {
         let events = EventLog::open(store.clone()).await?;
         let queue = LocalQueue::open(store.clone(), events.clone(), clock, config.local).await?;
         let forge: Arc<dyn Forge> = Arc::new(queue.clone());
+        let hypervisor = backends.hypervisor;
         let pool = Pool::start(PoolParts {
-            hypervisor: backends.hypervisor,
+            hypervisor: hypervisor.clone(),
             forges: BTreeMap::from([(local_forge(), forge)]),
             builder: backends.builder,
             store,
@@ -104,9 +106,13 @@ impl Service {
         })
         .await?;
         let stop = CancellationToken::new();
+        let shells = Shells::new(hypervisor.clone(), events.clone(), config.shell_idle);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(shells.clone().adopt(pool.statuses())));
         let shared = Shared::new(http::Parts {
             queue,
             events,
+            hypervisor,
+            shells,
             status: pool.statuses(),
             profiles: config.profiles.clone(),
             input_limit: config.local.input_bytes,

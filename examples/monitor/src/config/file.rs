@@ -16,6 +16,7 @@ pub(super) struct File {
     pub qemu: Qemu,
     pub local: Local,
     pub pace: Pace,
+    pub shell: Shell,
     #[serde(rename = "profile")]
     pub profiles: Vec<Spanned<Profile>>,
 }
@@ -83,6 +84,12 @@ pub(super) struct Pace {
     pub retry_first: Option<Period>,
     pub retry_most: Option<Period>,
     pub orphan_limit: Option<Period>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Shell {
+    pub idle: Option<Spanned<Period>>,
 }
 
 #[derive(Deserialize)]

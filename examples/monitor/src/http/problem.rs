@@ -63,6 +63,12 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     }
 
+    /// Its status and what it says, for where no answer can carry it.
+    pub fn told(self) -> (u16, String) {
+        let (Self::Refused(_, Json(details)) | Self::Failed(_, Json(details))) = self;
+        (details.status, details.detail)
+    }
+
     /// There is too much of it already.
     pub fn too_many(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
