@@ -17,12 +17,14 @@ use std::{
 };
 
 use common::Server;
+use futures::{SinkExt, StreamExt};
 use real::{Monitor, eventually, signal};
 use reqwest::Method;
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{self, Winsize},
 };
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 /// `monitor` with these arguments against this service.
 fn monitor(service: &Monitor, args: &[&str]) -> Command {
@@ -412,6 +414,65 @@ fn who_may_not_open_a_shell_is_told_so() {
         });
         assert_eq!(answer.status.as_u16(), status, "{mode}: {}", answer.text());
     }
+}
+
+/// What the service answers to these messages, up to its close.
+async fn says(url: &str, messages: Vec<Message>) -> Vec<Message> {
+    let mut request = url.into_client_request().unwrap();
+    let token = format!("Bearer {}", common::TOKEN).parse().unwrap();
+    request.headers_mut().insert("authorization", token);
+    let address = request.uri().authority().unwrap().to_string();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    for message in messages {
+        // It may have closed already.
+        let _ = socket.send(message).await;
+    }
+    let mut said = Vec::new();
+    let all = async {
+        while let Some(Ok(message)) = socket.next().await {
+            said.push(message);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("the service closes it");
+    said
+}
+
+#[test]
+fn messages_that_make_no_sense_are_answered_and_the_connection_ends() {
+    let server = Server::start();
+    let worker = common::eventually(|| {
+        let workers = server.get("/api/v2/workers").json();
+        let idle = workers.as_array()?.iter().find(|worker| worker["phase"] == "idle")?.clone();
+        Some(idle["name"].as_str().unwrap().to_owned())
+    });
+    let url = format!("ws://{}/api/v2/workers/{worker}/terminal", server.address);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (first, status, detail) in [
+        (Message::binary("ls"), 400, "open or attach first"),
+        (Message::text("{"), 400, "makes no sense: EOF"),
+        (Message::text("{}"), 400, "makes no sense"),
+        (Message::text(r#"{"open":{"comand":[]}}"#), 400, "unknown field `comand`"),
+        (Message::text(r#"{"open":{"terminal":{"cols":70000,"rows":1}}}"#), 400, "70000"),
+        (Message::text(r#"{"resize":{"cols":80,"rows":24}}"#), 400, "open or attach first"),
+        (Message::text(r#"{"attach":{"session":"../../etc"}}"#), 400, "process id"),
+        (Message::text(r#"{"attach":{"session":"job-1"}}"#), 404, "job-1"),
+        // The machines of this service are directories, which have no terminals.
+        (Message::text(r#"{"open":{}}"#), 501, "not supported"),
+    ] {
+        let said = runtime.block_on(says(&url, vec![first.clone()]));
+        let Some(Message::Text(text)) = said.first() else { panic!("{first:?}: {said:?}") };
+        let problem: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(problem["problem"]["status"], status, "{first:?}: {text}");
+        let told = problem["problem"]["detail"].as_str().unwrap();
+        assert!(told.contains(detail), "{first:?}: {told}");
+        assert!(matches!(said.last(), Some(Message::Close(_))), "{said:?}");
+    }
+    // One that is too long is not even read.
+    let long = Message::binary(vec![0; 2 << 20]);
+    let said = runtime.block_on(says(&url, vec![long]));
+    assert!(!said.iter().any(Message::is_text), "{said:?}");
+    assert_eq!(server.get("/healthz").status, 200);
 }
 
 /// `cargo test --test shell -- --ignored --nocapture` tells how long it takes on an idle machine.
