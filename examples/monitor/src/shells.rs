@@ -15,7 +15,7 @@ use runner_core::{
     guest::{Command, Signal, TerminalSize},
     hypervisor::InstanceState,
     local::WORKING_DIR,
-    plan::Subject,
+    plan::{Sight, Subject},
 };
 use tokio::{
     sync::watch,
@@ -37,8 +37,11 @@ const RETRY: Duration = Duration::from_secs(10);
 /// How long it is remembered of a shell that it expired, for whoever is about to read its end.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// What runs when no command is asked for: the best shell there is, as if one had logged in.
-const LOGIN: &str = "command -v bash >/dev/null && exec bash -l; exec sh -l";
+/// What runs when no command is asked for: the best shell there is, as if root had logged in. An agent that a
+/// service manager started has no home.
+const LOGIN: &str = "export HOME=\"${HOME:-/root}\" USER=root LOGNAME=root
+command -v bash >/dev/null && exec bash -l
+exec sh -l";
 
 /// The shells that are open. Clones share them.
 #[derive(Clone)]
@@ -128,7 +131,7 @@ impl Shells {
 
     /// Finds the shells that were open before this service began, so that they expire too.
     pub async fn adopt(self, mut statuses: watch::Receiver<Arc<Status>>) {
-        let looked = statuses.wait_for(|status| status.at.is_some()).await;
+        let looked = statuses.wait_for(|status| status.hypervisor == Sight::Seen).await;
         let Ok(workers) = looked.map(|status| status.workers.clone()) else { return };
         for worker in workers {
             let instance = worker.instance.as_ref();

@@ -266,14 +266,16 @@ fn a_shell_outlives_the_service_and_whoever_sits_there() {
     person.types("echo $here there\r");
     person.sees("\r\nstill there\r\n");
 
-    // Killed, and nobody comes back: the shell is closed in the end.
+    // Killed, and nobody comes back: the shell is closed in the end, by a service that did not open it.
     signal(person.child.id(), "KILL");
     person.leaves();
+    service.kill();
+    service.start();
     service.event(&[&worker, "shell-", "was closed: it was not used for 20s"]);
 
     // One that is there, and does nothing.
-    let mut person = Person::sits_down(&service, &in_shell(&worker));
-    person.is_in();
+    let mut person = Person::sits_down(&service, &["--worker", &worker]);
+    person.sees("# ");
     let code = person.leaves().code();
     assert_eq!(code, Some(137), "{}", person.text());
     assert!(person.text().contains("it was not used for 20s"), "{}", person.text());
@@ -482,6 +484,14 @@ fn from_key_to_echo() {
     const KEYS: usize = 26;
 
     let Some((service, worker)) = service("") else { return };
+    for which in ["the first", "the second"] {
+        let start = Instant::now();
+        let mut person = Person::sits_down(&service, &in_shell(&worker));
+        person.is_in();
+        println!("from start to prompt, {which} time: {:?}", start.elapsed());
+        person.types("exit\r");
+        person.leaves();
+    }
     let mut person = Person::sits_down(&service, &in_shell(&worker));
     person.is_in();
     let mut times = Vec::new();
