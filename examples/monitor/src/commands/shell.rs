@@ -51,6 +51,9 @@ pub struct ShellArgs {
     /// A machine that is there already, by the name of its worker
     #[arg(long, value_name = "NAME")]
     worker: Option<String>,
+    /// A shell that was left in that machine, by its name in the event log
+    #[arg(long, value_name = "NAME", requires = "worker", conflicts_with = "command")]
+    session: Option<ProcessId>,
     /// How long to reserve the machine
     #[arg(long = "for", value_name = "DURATION", default_value = "1h")]
     duration: String,
@@ -71,7 +74,9 @@ pub async fn shell(args: Box<ShellArgs>) -> anyhow::Result<u8> {
     let mut wishes = Wishes::new()?;
     let Some(profile) = &args.profile else {
         let worker = args.worker.as_deref().context("name a profile or a worker")?;
-        return Use::new(&client, worker, args.command).run(&mut wishes).await;
+        let mut shell = Use::new(&client, worker, args.command);
+        shell.session = args.session;
+        return shell.run(&mut wishes).await;
     };
     let reserve = reserve(&client, profile, &args.duration, args.wait.0);
     let reservation = tokio::select! {
