@@ -52,7 +52,7 @@ pub enum ClientError {
         /// The server.
         server: String,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: reqwest::Error,
     },
     /// The service says no.
     Refused {
@@ -170,27 +170,21 @@ impl Client {
             if source.is_builder() {
                 return self.broken(source);
             }
-            ClientError::Unreachable { server: self.server.clone(), source: source.into() }
+            ClientError::Unreachable { server: self.server.clone(), source }
         })?;
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
-        let body = response.bytes().await.unwrap_or_default();
-        Err(self.refused(status, &body))
-    }
-
-    /// What a status that is no success comes to.
-    fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
-        let problem: Option<wire::Problem> = serde_json::from_slice(body).ok();
-        let mut detail = problem.map_or_else(|| status.to_string(), |problem| problem.detail);
+        let body: Option<wire::Problem> = response.json().await.ok();
+        let mut detail = body.map_or_else(|| status.to_string(), |problem| problem.detail);
         if status == StatusCode::UNAUTHORIZED {
             detail = match self.token {
                 Some(_) => "the service refused the API token".to_owned(),
                 None => "the service wants its API token".to_owned(),
             } + "; name its file with --token-file, or set MONITOR_API_TOKEN";
         }
-        ClientError::Refused { status, detail }
+        Err(ClientError::Refused { status, detail })
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {

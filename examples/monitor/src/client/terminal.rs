@@ -7,22 +7,21 @@ use futures::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use reqwest::{StatusCode, header};
-use tokio::{net::TcpStream, time::timeout};
+use reqwest::{Method, StatusCode, Upgraded, header};
+use tokio::time::timeout;
 use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
+    WebSocketStream,
     tungstenite::{
-        Error, Message, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig,
+        Message,
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::{Role, WebSocketConfig},
     },
 };
 
-use super::{CONNECT_LIMIT, Client, ClientError, SILENCE_LIMIT, segment};
-use crate::http::{
-    API,
-    shell::{
-        LONGEST,
-        wire::{Ask, Tell},
-    },
+use super::{Client, ClientError, SILENCE_LIMIT, segment};
+use crate::http::shell::{
+    LONGEST,
+    wire::{Ask, Tell},
 };
 
 /// What is sent in one message.
@@ -31,10 +30,7 @@ const PART: usize = 256 << 10;
 /// How long the service may take to answer, as it asks the machine first.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a WebSocket runs over. The one place to change for TLS.
-type Transport = TcpStream;
-
-type Socket = WebSocketStream<Transport>;
+type Socket = WebSocketStream<Upgraded>;
 
 /// One's own end of a shell.
 pub struct Speaking(SplitSink<Socket, Message>);
@@ -60,61 +56,34 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn terminal(&self, worker: &str) -> Result<(Speaking, Hearing), ClientError> {
-        let path = format!("{API}/workers/{}/terminal", segment(worker));
-        let address = self.server.strip_prefix("http://").unwrap_or(&self.server);
-        let (authority, base) = address.split_once('/').unwrap_or((address, ""));
-        let base = if base.is_empty() { String::new() } else { format!("/{base}") };
-        let mut request = format!("ws://{authority}{base}{path}")
-            .into_client_request()
-            .map_err(|error| self.broken_terminal(error.to_string()))?;
-        if let Some(token) = &self.token {
-            let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));
-            let mut value = value.expect("a token is printable ASCII");
-            value.set_sensitive(true);
-            request.headers_mut().insert(header::AUTHORIZATION, value);
+        let key = generate_key();
+        // As any other request until it is answered: whom to trust, and what a refusal says, is the same.
+        let request = self
+            .request(Method::GET, &format!("/workers/{}/terminal", segment(worker)))
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, &key);
+        let response = match timeout(ANSWER_LIMIT, self.send(request)).await {
+            Ok(response) => response?,
+            Err(_) => return Err(self.broken_terminal("it does not come")),
+        };
+        let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+        let ours = accepted.is_some_and(|accept| *accept == derive_accept_key(key.as_bytes()));
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS || !ours {
+            return Err(self.broken_terminal("it is no WebSocket"));
         }
-        let transport = self.connect(authority).await?;
+        let upgraded = response.upgrade().await.map_err(|error| self.broken(error))?;
         let mut config = WebSocketConfig::default();
         config.max_message_size = Some(LONGEST);
         config.max_frame_size = Some(LONGEST);
-        let handshake = client_async_with_config(request, transport, Some(config));
-        let answered = match timeout(ANSWER_LIMIT, handshake).await {
-            Ok(answered) => answered,
-            Err(_) => return Err(self.broken_terminal("it does not come".to_owned())),
-        };
-        let socket = match answered {
-            Ok((socket, _)) => socket,
-            Err(Error::Http(response)) => {
-                let status = StatusCode::from_u16(response.status().as_u16());
-                let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
-                return Err(self.refused(status, response.body().as_deref().unwrap_or_default()));
-            }
-            Err(error) => return Err(self.broken_terminal(error.to_string())),
-        };
+        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
         let (sink, stream) = socket.split();
         Ok((Speaking(sink), Hearing { stream, server: self.server.clone() }))
     }
 
-    async fn connect(&self, authority: &str) -> Result<Transport, ClientError> {
-        let with_port = match authority.rsplit_once(':') {
-            Some((_, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                authority.to_owned()
-            }
-            _ => format!("{authority}:80"),
-        };
-        let unreachable = |source: Box<dyn std::error::Error + Send + Sync>| {
-            ClientError::Unreachable { server: self.server.clone(), source }
-        };
-        let stream = timeout(CONNECT_LIMIT, TcpStream::connect(with_port)).await;
-        let stream = stream.map_err(|error| unreachable(error.into()))?;
-        let stream = stream.map_err(|error| unreachable(error.into()))?;
-        // A keystroke is not to wait for the next.
-        stream.set_nodelay(true).map_err(|error| unreachable(error.into()))?;
-        Ok(stream)
-    }
-
-    fn broken_terminal(&self, detail: String) -> ClientError {
-        ClientError::Broken { server: self.server.clone(), detail }
+    fn broken_terminal(&self, detail: &str) -> ClientError {
+        ClientError::Broken { server: self.server.clone(), detail: detail.to_owned() }
     }
 }
 
