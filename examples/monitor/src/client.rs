@@ -14,6 +14,7 @@ mod files;
 mod reserve;
 mod sse;
 mod terminal;
+mod trust;
 mod wire;
 
 pub use sse::{Message, Messages};
@@ -71,18 +72,24 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// A client of the service at `server`, such as `http://127.0.0.1:8000`. The token is looked for as
+    /// A client of the service at `server`, such as `http://127.0.0.1:8000`. One at `https://` is trusted by
+    /// the certificates in `ca`, or by the system's. The token is looked for as
     /// [`Token::of_client`] says, by default in `data_dir`.
     ///
     /// # Errors
-    /// For an address that cannot be one, or a token that is refused.
-    pub fn new(server: &str, token_file: Option<&Path>, data_dir: &Path) -> anyhow::Result<Self> {
+    /// For an address that cannot be one, certificates that cannot be read, or a token that is refused.
+    pub fn new(
+        server: &str,
+        token_file: Option<&Path>,
+        ca: Option<&Path>,
+        data_dir: &Path,
+    ) -> anyhow::Result<Self> {
         let server = server.trim_end_matches('/').to_owned();
-        if !server.starts_with("http://") {
+        if !server.starts_with("http://") && !server.starts_with("https://") {
             anyhow::bail!("{server:?} is not a server; write it like http://127.0.0.1:8000");
         }
         let token = Token::of_client(token_file, &data_dir::token_file(data_dir))?;
-        let http = reqwest::Client::builder()
+        let http = trust::builder(&server, ca)?
             .no_proxy()
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(SILENCE_LIMIT)
@@ -204,7 +211,8 @@ impl ClientError {
     /// Whether the same call may succeed when the service is back.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::Unreachable { source, .. } => !trust::is_missing(source),
+            Self::Broken { .. } => true,
             Self::Refused { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
@@ -215,6 +223,10 @@ impl ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unreachable { server, source } if trust::is_missing(source) => write!(
+                f,
+                "the certificate of {server} is not trusted; name that of its authority with --ca"
+            ),
             Self::Unreachable { server, .. } => write!(
                 f,
                 "no monitor answers at {server}; start one with `monitor serve`, \

@@ -12,6 +12,7 @@ mod copy;
 mod follow;
 mod jobs;
 mod luggage;
+mod openapi;
 mod outputs;
 mod run;
 mod serve;
@@ -72,6 +73,8 @@ enum Command {
     Put(copy::PutArgs),
     /// Read a file of a machine
     Get(copy::GetArgs),
+    /// Print the API's OpenAPI document
+    Openapi,
 }
 
 /// Which service to talk to.
@@ -83,6 +86,9 @@ pub struct ClientArgs {
     /// The file with the API token; goes before MONITOR_API_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The certificates (PEM) that a service at https:// is trusted by, instead of the system's
+    #[arg(long, env = "MONITOR_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// The service's data directory, where its address and token are looked for last
     #[arg(long, env = "MONITOR_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
@@ -93,7 +99,7 @@ impl ClientArgs {
         let data_dir = self.data.clone().unwrap_or_else(data_dir::default_dir);
         let server = self.server.clone().or_else(|| data_dir::address(&data_dir));
         let server = server.as_deref().unwrap_or("http://127.0.0.1:8000");
-        Client::new(server, self.token_file.as_deref(), &data_dir)
+        Client::new(server, self.token_file.as_deref(), self.ca.as_deref(), &data_dir)
     }
 }
 
@@ -109,6 +115,7 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Shell(args) => (shell::shell(args).await, INTERRUPTED),
         Command::Put(args) => (copy::put(args).await, FAILED),
         Command::Get(args) => (copy::get(args).await, FAILED),
+        Command::Openapi => (openapi::openapi(), FAILED),
     };
     match done {
         Ok(code) => code,

@@ -1,7 +1,6 @@
 //! What an operator configures: read from a TOML file, checked in full before anything starts.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,11 +12,16 @@ use runner_core::{
 };
 use toml::Spanned;
 
+use crate::tokens::NamedToken;
+
 mod file;
+mod http;
 mod place;
+mod tokens;
 pub mod units;
 
 pub use file::Accel;
+pub use http::{HttpConfig, Reads, TlsFiles};
 pub use place::ConfigError;
 use place::Source;
 use units::Size;
@@ -33,6 +37,8 @@ pub const LOCAL_FORGE: &str = "local";
 pub struct Config {
     /// The HTTP side.
     pub http: HttpConfig,
+    /// Who may come in, beside the holder of the API token.
+    pub tokens: Vec<NamedToken>,
     /// Where everything is kept that must outlive the process.
     pub data_dir: PathBuf,
     /// Where things are kept that can be had again. In the data directory, if none.
@@ -47,21 +53,6 @@ pub struct Config {
     pub shell_idle: Duration,
     /// The kinds of runner on offer.
     pub profiles: Vec<Profile>,
-}
-
-/// The HTTP side of a configuration.
-#[derive(Debug, Clone)]
-pub struct HttpConfig {
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// Whether that may be an address that other hosts reach.
-    pub allow_remote: bool,
-    /// Host names that requests may be for, beside `localhost`.
-    pub names: Vec<String>,
-    /// Where the API token is. In the data directory, if none.
-    pub token_file: Option<PathBuf>,
-    /// How large a request's body may be, in bytes.
-    pub body_limit: u64,
 }
 
 /// How QEMU runs.
@@ -104,7 +95,8 @@ impl Config {
         let source = Source { file: path, text };
         let file = parse_file(&source)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let http = http(&source, base, file.http)?;
+        let http = http::http(&source, base, file.http)?;
+        let tokens = tokens::tokens(&source, base, file.tokens)?;
         let pace = pace(&source, file.pace)?;
         let qemu = qemu(&source, file.qemu)?;
         let shell_idle = shell_idle(&source, file.shell)?;
@@ -126,6 +118,7 @@ impl Config {
         let in_file_dir = |path: PathBuf| base.join(path);
         Ok(Self {
             http,
+            tokens,
             data_dir: file.data.dir.map_or_else(crate::data_dir::default_dir, in_file_dir),
             cache_dir: file.data.cache.map(in_file_dir),
             qemu,
@@ -154,30 +147,6 @@ impl Config {
     }
 }
 
-impl HttpConfig {
-    /// Refuses an address that other hosts reach, unless that is what the operator wants.
-    ///
-    /// # Errors
-    /// Naming the address and the way out.
-    pub fn check_listen(&self) -> Result<(), ConfigError> {
-        match self.listen_problem() {
-            Some(problem) => Err(ConfigError::new("listen", problem)),
-            None => Ok(()),
-        }
-    }
-
-    fn listen_problem(&self) -> Option<String> {
-        let remote = !self.listen.ip().to_canonical().is_loopback();
-        (remote && !self.allow_remote).then(|| {
-            format!(
-                "{} can be reached from other hosts; listen on 127.0.0.1, \
-                 or set allow_remote = true in [http]",
-                self.listen
-            )
-        })
-    }
-}
-
 fn parse_file(source: &Source<'_>) -> Result<file::File, ConfigError> {
     let parser = toml::Deserializer::parse(source.text)
         .map_err(|error| source.problem(error.span(), "", error.message()))?;
@@ -189,23 +158,6 @@ fn parse_file(source: &Source<'_>) -> Result<file::File, ConfigError> {
         let error = error.into_inner();
         source.problem(error.span(), key, error.message())
     })
-}
-
-fn http(source: &Source<'_>, base: &Path, section: file::Http) -> Result<HttpConfig, ConfigError> {
-    let span = section.listen.as_ref().map(Spanned::span);
-    let http = HttpConfig {
-        listen: section
-            .listen
-            .map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8000)), Spanned::into_inner),
-        allow_remote: section.allow_remote,
-        names: section.names,
-        token_file: section.token_file.map(|path| base.join(path)),
-        body_limit: section.body_limit.map_or(96 << 20, |size| size.0),
-    };
-    match http.listen_problem() {
-        Some(problem) => Err(source.problem(span, "http.listen", problem)),
-        None => Ok(http),
-    }
 }
 
 fn qemu(source: &Source<'_>, section: file::Qemu) -> Result<QemuConfig, ConfigError> {

@@ -4,7 +4,6 @@ use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{Read, Write},
-    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -73,9 +72,9 @@ impl DataDir {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn announce(&self, address: SocketAddr) -> anyhow::Result<()> {
+    pub fn announce(&self, url: &str) -> anyhow::Result<()> {
         let file = address_file(&self.path);
-        fs::write(&file, format!("http://{address}\n"))
+        fs::write(&file, format!("{url}\n"))
             .with_context(|| format!("could not write {}", file.display()))
     }
 
@@ -95,7 +94,8 @@ impl Drop for DataDir {
 /// Where the service of a data directory says it is, if it says so.
 pub fn address(data_dir: &Path) -> Option<String> {
     let text = fs::read_to_string(address_file(data_dir)).ok()?;
-    Some(text.trim().to_owned()).filter(|text| text.starts_with("http://"))
+    Some(text.trim().to_owned())
+        .filter(|text| text.starts_with("http://") || text.starts_with("https://"))
 }
 
 fn address_file(data_dir: &Path) -> PathBuf {

@@ -6,33 +6,35 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use poem::{Endpoint, EndpointExt, Route, get};
-use poem_openapi::OpenApiService;
 use runner_core::{EventLog, Hypervisor, Profile, Status, local::LocalQueue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{shells::Shells, token::Token};
+use crate::shells::Shells;
 
+mod contract;
 mod dashboard;
+mod docs;
 mod door;
 mod events;
 mod files;
 mod health;
 mod jobs;
 mod log;
+pub mod openapi;
 mod pool;
 mod problem;
+mod server;
 pub mod shell;
 mod strict;
+pub mod tls;
 
-pub use door::Door;
+pub use door::{Admin, Door, Operate};
 use problem::Problem;
+pub use server::Server;
 
 /// Where the API is.
 pub const API: &str = "/api/v2";
-
-/// How many streams may be followed at once.
-const STREAMS: usize = 512;
 
 /// How often a stream that is silent says that it is alive.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
@@ -49,7 +51,7 @@ struct Inner {
     hypervisor: Arc<dyn Hypervisor>,
     shells: Shells,
     input_limit: u64,
-    token: Token,
+    max_streams: usize,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -70,8 +72,8 @@ pub struct Parts {
     pub shells: Shells,
     /// How much a job's input files may take together, in bytes.
     pub input_limit: u64,
-    /// Who may change things.
-    pub token: Token,
+    /// How many streams may be followed at once.
+    pub max_streams: usize,
     /// Ends every stream.
     pub stop: CancellationToken,
 }
@@ -87,8 +89,8 @@ impl Shared {
             hypervisor: parts.hypervisor,
             shells: parts.shells,
             input_limit: parts.input_limit,
-            token: parts.token,
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            max_streams: parts.max_streams,
+            streams: Arc::new(Semaphore::new(parts.max_streams.min(Semaphore::MAX_PERMITS))),
             stop: parts.stop,
         }))
     }
@@ -100,7 +102,12 @@ impl Shared {
     /// Held as long as a stream is. Fails when there are too many.
     fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = self.0.streams.clone().try_acquire_owned();
-        permit.map_err(|_| Problem::too_many(format!("{STREAMS} streams are followed already")))
+        permit.map_err(|_| {
+            let most = self.0.max_streams;
+            Problem::too_many(format!(
+                "{most} streams are followed already; raise max_streams in [http]"
+            ))
+        })
     }
 
     /// `stream`, until the service stops. Fails when there are too many.
@@ -120,9 +127,19 @@ impl Shared {
     }
 }
 
+/// What the document describes.
+type Apis = (
+    jobs::JobsApi,
+    log::LogApi,
+    pool::PoolApi,
+    events::EventsApi,
+    shell::ShellApi,
+    files::FilesApi,
+);
+
 /// Every path.
 pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
-    let apis = (
+    let apis: Apis = (
         jobs::JobsApi(shared.clone()),
         log::LogApi(shared.clone()),
         pool::PoolApi(shared.clone()),
@@ -130,16 +147,15 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         shell::ShellApi(shared.clone()),
         files::FilesApi(shared.clone()),
     );
-    let service = OpenApiService::new(apis, "monitor", env!("CARGO_PKG_VERSION"))
-        .description("A pool of single-use CI runners in virtual machines.")
-        .server(API);
-    let document = service.spec_endpoint();
+    let service = openapi::service(apis);
     Route::new()
         .at("/", get(dashboard::page))
         .at("/dashboard.js", get(dashboard::script))
         .at("/healthz", get(health::healthz))
         .at("/readyz", get(health::readyz))
-        .at(format!("{API}/openapi.json"), document)
+        .at(format!("{API}/openapi.json"), get(openapi::fetch))
+        .at(format!("{API}/docs"), get(docs::page))
+        .at(format!("{API}/docs/rapidoc.js"), get(docs::script))
         .nest(API, service)
         .data(shared)
         .around(move |endpoint, request| {

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use poem::listener::TcpAcceptor;
 use runner_core::{
     Clock, EventLog, Forge, OwnerId, Pool, PoolParts, Store, error::chain, local::LocalQueue,
 };
@@ -19,12 +18,11 @@ use crate::{
     config::{Config, local_forge},
     data_dir::{self, DataDir},
     http::{self, Door, Shared},
+    open_files,
     shells::Shells,
     token::{Token, TokenSource},
+    tokens::Tokens,
 };
-
-/// How long requests get to end once the service stops.
-const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// How long a backend gets to tell what the host has before the service starts without knowing.
 const CAPACITY_LIMIT: Duration = Duration::from_secs(10);
@@ -75,9 +73,11 @@ impl Service {
         config: &Config,
         base: Base,
         backends: Backends,
-        token: Token,
+        tokens: impl Into<Tokens>,
         listener: TcpListener,
     ) -> anyhow::Result<Self> {
+        let address = listener.local_addr().context("could not tell the address")?;
+        let server = http::Server::new(listener, &config.http)?;
         let capacity = backends.hypervisor.capacity();
         match tokio::time::timeout(CAPACITY_LIMIT, capacity).await {
             Ok(Ok(capacity)) => config.check_fit(&capacity)?,
@@ -116,17 +116,11 @@ impl Service {
             status: pool.statuses(),
             profiles: config.profiles.clone(),
             input_limit: config.local.input_bytes,
-            token: token.clone(),
+            max_streams: config.http.max_streams,
             stop: stop.clone(),
         });
-        let address = listener.local_addr().context("could not tell the address")?;
-        let acceptor = TcpAcceptor::from_tokio(listener).context("could not listen")?;
-        let routes = http::routes(shared, Door::new(&config.http, token));
-        let server = poem::Server::new_with_acceptor(acceptor);
-        let stopped = stop.clone().cancelled_owned();
-        let http = tokio::spawn(async move {
-            server.run_with_graceful_shutdown(routes, stopped, Some(LAST_REQUESTS)).await
-        });
+        let routes = http::routes(shared, Door::new(&config.http, tokens));
+        let http = tokio::spawn(server.run(routes, stop.clone()));
         Ok(Self { pool, address, stop, http, data })
     }
 
@@ -161,16 +155,18 @@ impl Service {
 /// For whatever keeps it from starting.
 pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    open_files::raise();
     config.http.check_listen()?;
     let data = DataDir::lock(&config.data_dir)?;
     let token_file = config.http.token_file.clone();
     let token_file = token_file.unwrap_or_else(|| data_dir::token_file(data.path()));
     let (token, source) = Token::of_server(&token_file)?;
+    let tokens = Tokens::open(token, &config.tokens)?;
     let listener = listen(config.http.listen).await?;
     let starting = async {
         let base = Base::open(data).await?;
         let backends = compose::backends(&config, base.data.path(), &base.owner).await?;
-        Service::start(&config, base, backends, token, listener).await
+        Service::start(&config, base, backends, tokens, listener).await
     };
     let service = tokio::select! {
         started = starting => started?,
@@ -186,8 +182,9 @@ pub async fn run(config: Config, at_exit: AtExit) -> anyhow::Result<()> {
             tracing::info!(path = %path.display(), "A new API token is in a file.");
         }
     }
-    service.data.announce(service.address())?;
-    tracing::info!("listening on http://{}", service.address());
+    let url = format!("{}://{}", config.http.scheme(), service.address());
+    service.data.announce(&url)?;
+    tracing::info!("listening on {url}");
     signals.next().await;
     let ending = async {
         if at_exit == AtExit::Drain {

@@ -1,4 +1,4 @@
-//! The API token: where it comes from, and how one is compared with it.
+//! The text of an API token: where it comes from, and what none may be.
 
 use std::{
     env,
@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use runner_core::Secret;
-use subtle::ConstantTimeEq;
 
 /// The environment variable that goes before every file.
 pub const TOKEN_VARIABLE: &str = "MONITOR_API_TOKEN";
@@ -18,7 +17,7 @@ pub const TOKEN_VARIABLE: &str = "MONITOR_API_TOKEN";
 /// What documentation calls the token. Whoever copies it into a configuration has not chosen one.
 const SAMPLE: &str = "ChangeMe";
 
-/// A token that may change things.
+/// A token: whoever sends it is let in.
 #[derive(Clone)]
 pub struct Token(Secret<String>);
 
@@ -89,11 +88,6 @@ impl Token {
         }
     }
 
-    /// Whether `other` is this token, in a time that does not tell how much of it is right.
-    pub fn matches(&self, other: &str) -> bool {
-        self.0.expose().as_bytes().ct_eq(other.as_bytes()).into()
-    }
-
     /// The token itself, for a request's header.
     pub fn expose(&self) -> &str {
         self.0.expose()
@@ -108,7 +102,24 @@ impl Token {
         }
     }
 
-    fn from_file(file: &Path) -> anyhow::Result<Option<Self>> {
+    /// The token in `file`, if there is such a file.
+    ///
+    /// # Errors
+    /// For a file that cannot be read or that others may read, and a token that is refused.
+    pub fn from_file(file: &Path) -> anyhow::Result<Option<Self>> {
+        Self::from_private(file, 0o077)
+    }
+
+    /// As [`from_file`](Self::from_file), for a file that systemd made: an access list gives it to the
+    /// service alone, which shows as rights of its group.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
+    pub fn from_credential(file: &Path) -> anyhow::Result<Option<Self>> {
+        Self::from_private(file, 0o007)
+    }
+
+    fn from_private(file: &Path, exposed: u32) -> anyhow::Result<Option<Self>> {
         let shown = file.display();
         let text = match fs::read_to_string(file) {
             Ok(text) => text,
@@ -117,8 +128,8 @@ impl Token {
                 return Err(error).with_context(|| format!("could not read token file {shown}"));
             }
         };
-        if fs::metadata(file).is_ok_and(|file| file.mode() & 0o007 != 0) {
-            bail!("anyone may read or write token file {shown}; run: chmod 600 {shown}");
+        if fs::metadata(file).is_ok_and(|file| file.mode() & exposed != 0) {
+            bail!("others may read or write token file {shown}; run: chmod 600 {shown}");
         }
         let token = Self::new(&text).with_context(|| format!("token file {shown}"))?;
         Ok(Some(token))
@@ -152,8 +163,7 @@ mod tests {
             assert!(Token::new(bad).is_err(), "{bad:?}");
         }
         let token = Token::new("s3cret\n").unwrap();
-        assert!(token.matches("s3cret"));
-        assert!(!token.matches("s3cre") && !token.matches("s3cret!") && !token.matches(""));
+        assert_eq!(token.expose(), "s3cret");
     }
 
     #[test]
@@ -163,18 +173,22 @@ mod tests {
         let made = Token::generate(&file).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
         let read = Token::from_file(&file).unwrap().unwrap();
-        assert!(read.matches(made.expose()));
+        assert_eq!(read.expose(), made.expose());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn a_token_file_that_anyone_may_read_is_refused() {
+    fn a_token_file_that_others_may_read_is_refused() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("api-token");
         fs::write(&file, "s3cret\n").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        let error = Token::from_file(&file).err().unwrap().to_string();
-        assert!(error.contains("chmod 600"), "{error}");
+        for mode in [0o644, 0o640, 0o602] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let error = Token::from_file(&file).err().unwrap().to_string();
+            assert!(error.contains("chmod 600"), "{error}");
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o440)).unwrap();
+        assert!(Token::from_credential(&file).unwrap().is_some());
     }
 }

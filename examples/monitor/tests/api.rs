@@ -172,7 +172,7 @@ fn jobs_are_listed_in_pages_and_by_state() {
         let jobs = page["jobs"].as_array().unwrap();
         found.extend(jobs.iter().map(|job| job["id"].as_str().unwrap().to_owned()));
         match page["next"].as_u64() {
-            Some(next) => path = format!("/api/v2/jobs?limit=2&below={next}"),
+            Some(next) => path = format!("/api/v2/jobs?limit=2&after={next}"),
             None => break,
         }
     }
@@ -182,6 +182,17 @@ fn jobs_are_listed_in_pages_and_by_state() {
     let only = server.get("/api/v2/jobs?state=failed").json();
     assert_eq!(only["jobs"].as_array().unwrap().len(), 1);
     assert_eq!(only["jobs"][0]["id"], failed.as_str());
+    let labelled = json!({ "labels": ["elsewhere"], "argv": ["true"] });
+    let labelled = server.post("/api/v2/jobs", &labelled).json()["id"].clone();
+    let ids = |query: &str| -> Vec<Value> {
+        let page = server.get(&format!("/api/v2/jobs?{query}")).json();
+        page["jobs"].as_array().unwrap().iter().map(|job| job["id"].clone()).collect()
+    };
+    assert_eq!(ids("label=elsewhere"), [labelled]);
+    assert_eq!(ids("profile=micro&state=failed"), [json!(failed)]);
+    assert_eq!(ids("profile=other"), [] as [Value; 0]);
+    let worker = server.get(&format!("/api/v2/jobs/{failed}")).json()["worker"].clone();
+    assert_eq!(ids(&format!("worker={}", worker.as_str().unwrap())), [json!(failed)]);
 }
 
 #[test]
@@ -262,7 +273,7 @@ fn malformed_requests_are_refused_and_change_nothing() {
     for path in [
         "/api/v2/jobs?limit=0",
         "/api/v2/jobs?limit=501",
-        "/api/v2/jobs?below=x",
+        "/api/v2/jobs?after=x",
         "/api/v2/jobs?state=odd",
         "/api/v2/events?after=-1",
     ] {

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use monitor::config::{Config, SAMPLE};
+use monitor::{
+    config::{Config, HttpConfig, Reads, SAMPLE},
+    tokens::Role,
+};
 use runner_core::{Capacity, image::RecipeKind};
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -36,6 +39,15 @@ fn the_samples_comments_are_true() {
     assert_eq!((full.local, full.pace), (brief.local, brief.pace));
     assert_eq!(full.http.body_limit, brief.http.body_limit);
     assert_eq!(full.qemu.accel, brief.qemu.accel);
+    let of = |http: &HttpConfig| {
+        let limits = (http.body_limit, http.max_connections, http.max_streams, http.rate);
+        (limits, http.header_timeout, http.body_timeout, http.stall_timeout, http.reads())
+    };
+    assert_eq!(of(&full.http), of(&brief.http));
+    assert!(full.http.tls.is_some());
+    let tokens: Vec<(&str, Role)> =
+        full.tokens.iter().map(|token| (token.name.as_str(), token.role)).collect();
+    assert_eq!(tokens, [("ci", Role::Operate), ("wallboard", Role::Read)]);
 }
 
 /// A key with its value, or a table's head; not a sentence.
@@ -77,6 +89,76 @@ fn every_mistake_is_named_with_the_way_out() {
         ("[http]\nlissten = \"x\"\n", "", &[":2:", "lissten", "expected one of", "`listen`"]),
         ("[http]\nnames = \"ci\"\n", "", &[":2:", "http.names", "sequence"]),
         ("[http]\nbody_limit = 5\n", "", &[":2:", "http.body_limit", "512MiB"]),
+        ("[http]\nbody_limit = \"0B\"\n", "", &[":2:", "http.body_limit", "96MiB"]),
+        ("[http]\nnames = [\"http://ci\"]\n", "", &[":2:", "http.names[0]", "leave out scheme"]),
+        ("[http]\nnames = [\"ci\", \"\"]\n", "", &[":2:", "http.names[1]", "not a host name"]),
+        ("[http]\nreads = \"all\"\n", "", &[":2:", "http.reads", "`open`", "`token`"]),
+        ("[http]\nrate = \"fast\"\n", "", &[":2:", "http.rate", "\"fast\" is not a rate", "50/s"]),
+        ("[http]\nrate = \"0/s\"\n", "", &[":2:", "http.rate", "a number above zero"]),
+        ("[http]\nrate = \"5/d\"\n", "", &[":2:", "http.rate", "units s, m and h"]),
+        ("[http]\nrate = 5\n", "", &[":2:", "http.rate", "string"]),
+        (
+            "[http]\nheader_timeout = \"0s\"\n",
+            "",
+            &[":2:", "http.header_timeout", "default is 20s"],
+        ),
+        ("[http]\nbody_timeout = \"0s\"\n", "", &[":2:", "http.body_timeout", "default is 30s"]),
+        ("[http]\nstall_timeout = \"0s\"\n", "", &[":2:", "http.stall_timeout", "default is 60s"]),
+        ("[http]\nstall_timeout = 60\n", "", &[":2:", "http.stall_timeout", "\"90s\""]),
+        ("[http]\nmax_connections = 0\n", "", &[":2:", "http.max_connections", "at least 1"]),
+        ("[http]\nmax_streams = 0\n", "", &[":2:", "http.max_streams", "default is 2048"]),
+        ("[http]\nmax_streams = -1\n", "", &[":2:", "http.max_streams", "integer `-1`"]),
+        ("[http]\ntls = { cert = \"c\" }\n", "", &[":2:", "http.tls", "missing field `key`"]),
+        ("[http.tls]\ncert = \"c\"\nkeys = \"k\"\n", "", &[":3:", "http.tls", "keys", "`key`"]),
+        ("[http]\ntls = true\n", "", &[":2:", "http.tls", "boolean"]),
+        ("[[token]]\nname = \"ci\"\nrole = \"root\"\n", "", &[":3:", "token[0].role", "`operate`"]),
+        (
+            "[[token]]\nname = \"CI\"\nrole = \"read\"\n",
+            "",
+            &[":2:", "token[0].name", "lower-case"],
+        ),
+        (
+            "[[token]]\nname = \"admin\"\nrole = \"read\"\n",
+            "",
+            &[":2:", "token[0].name", "token_file"],
+        ),
+        (
+            "[[token]]\nrole = \"read\"\nfile = \"x\"\n",
+            "",
+            &[":1:", "token[0]", "missing field `name`"],
+        ),
+        (
+            "[[token]]\nname = \"ci\"\nfile = \"x\"\n",
+            "",
+            &[":1:", "token[0]", "missing field `role`"],
+        ),
+        (
+            "[[token]]\nname = \"ci\"\nrole = \"read\"\n",
+            "",
+            &[":1:", "token[0]", "either file or credential"],
+        ),
+        (
+            "[[token]]\nname = \"ci\"\nrole = \"read\"\nfile = \"x\"\ncredential = \"y\"\n",
+            "",
+            &[":1:", "token[0]", "either file or credential"],
+        ),
+        (
+            "[[token]]\nname = \"ci\"\nrole = \"read\"\ncredential = \"../x\"\n",
+            "",
+            &[":4:", "token[0].credential", "LoadCredential="],
+        ),
+        (
+            "[[token]]\nname = \"ci\"\nrole = \"read\"\ntoken = \"planted-7c\"\n",
+            "",
+            &[":4:", "token[0]", "unknown field `token`", "`file`"],
+        ),
+        (
+            "[[token]]\nname = \"ci\"\nrole = \"read\"\nfile = \"x\"\n\
+             [[token]]\nname = \"ci\"\nrole = \"admin\"\nfile = \"y\"\n",
+            "",
+            &[":6:", "token[1].name", "a token ci already", "rename"],
+        ),
+        ("token = \"x\"\n", "", &[":1:", "token", "sequence"]),
         ("[htttp]\n", "", &[":1:", "htttp", "`http`"]),
         ("[http\n", "", &[":1:", "]"]),
         ("[http]\nlisten =\n", "", &[":2:"]),
@@ -163,6 +245,7 @@ fn every_mistake_is_named_with_the_way_out() {
             assert!(error.contains(part), "{part:?} is not in: {error}\nof:\n{text}");
         }
         assert!(!error.contains('\n'), "more than a line: {error}");
+        assert!(!error.contains("planted-7c"), "a secret in the wrong place is told: {error}");
     }
     let error = parse("[http]\n").unwrap_err();
     assert!(error.contains("at least one [[profile]]"), "{error}");
@@ -177,4 +260,17 @@ fn a_profile_that_can_never_fit_is_refused_with_the_arithmetic() {
     assert!(error.contains("profile micro") && error.contains(arithmetic), "{error}");
     let enough = Capacity { memory_mib: 256, ..small };
     config.check_fit(&enough).unwrap();
+}
+
+#[test]
+fn looking_needs_a_token_where_other_hosts_look_unless_it_is_said() {
+    let profile =
+        "[[profile]]\nname = \"micro\"\nmemory = \"256MiB\"\nimage = { kind = \"micro\" }\n";
+    let reads = |http: &str| parse(&format!("[http]\n{http}\n{profile}")).unwrap().http.reads();
+    let remote = "listen = \"0.0.0.0:8000\"\nallow_remote = true\n";
+    assert_eq!(reads(""), Reads::Open);
+    assert_eq!(reads("listen = \"[::1]:8000\""), Reads::Open);
+    assert_eq!(reads("reads = \"token\""), Reads::Token);
+    assert_eq!(reads(remote), Reads::Token);
+    assert_eq!(reads(&format!("{remote}reads = \"open\"")), Reads::Open);
 }

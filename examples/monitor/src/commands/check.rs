@@ -16,7 +16,7 @@ pub struct CheckArgs {
 pub fn check(args: CheckArgs) -> anyhow::Result<u8> {
     let config = Config::read(&args.config)?;
     println!("{} is valid", args.config.display());
-    println!("listens on http://{}", config.http.listen);
+    println!("listens on {}://{}", config.http.scheme(), config.http.listen);
     println!("keeps its data in {}", config.data_dir.display());
     for profile in &config.profiles {
         let resources = &profile.resources;

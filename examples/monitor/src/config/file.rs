@@ -1,17 +1,23 @@
 //! The shape of the configuration file: sections and keys, before they mean anything.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use runner_core::{ForgeName, Label, ProfileName, hypervisor::Network, image::UserDataDelivery};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::units::{Period, Size};
+use super::{
+    http::Http,
+    tokens::TokenSection,
+    units::{Period, Size},
+};
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
     pub http: Http,
+    #[serde(rename = "token")]
+    pub tokens: Vec<Spanned<TokenSection>>,
     pub data: Data,
     pub qemu: Qemu,
     pub local: Local,
@@ -19,16 +25,6 @@ pub(super) struct File {
     pub shell: Shell,
     #[serde(rename = "profile")]
     pub profiles: Vec<Spanned<Profile>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Http {
-    pub listen: Option<Spanned<SocketAddr>>,
-    pub allow_remote: bool,
-    pub names: Vec<String>,
-    pub token_file: Option<PathBuf>,
-    pub body_limit: Option<Size>,
 }
 
 #[derive(Deserialize, Default)]

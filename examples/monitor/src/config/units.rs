@@ -1,6 +1,6 @@
-//! Sizes and durations as people write them: `512MiB`, `2GiB`, `90s`, `1h30m`.
+//! Sizes, durations and rates as people write them: `512MiB`, `90s`, `1h30m`, `50/s`.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -12,6 +12,15 @@ pub struct Size(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Period(pub Duration);
 
+/// How often something may happen: so often in each such time, and all of them at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How often.
+    pub times: NonZeroU32,
+    /// In which time.
+    pub per: Duration,
+}
+
 /// Why a text is not what it should be, and how to write it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotAUnit(String);
@@ -22,6 +31,23 @@ impl Size {
     /// The size in whole MiB, if it is one.
     pub fn whole_mib(self) -> Option<u64> {
         self.0.is_multiple_of(MIB).then_some(self.0 / MIB)
+    }
+}
+
+impl Rate {
+    /// What each address may ask for that is not told otherwise.
+    pub const DEFAULT: Self =
+        Self { times: NonZeroU32::new(100).expect("it is not zero"), per: Duration::from_secs(1) };
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            60 => "a minute",
+            3600 => "an hour",
+            _ => "a second",
+        };
+        write!(f, "{} {unit}", self.times)
     }
 }
 
@@ -89,6 +115,25 @@ impl FromStr for Period {
     }
 }
 
+impl FromStr for Rate {
+    type Err = NotAUnit;
+
+    fn from_str(text: &str) -> Result<Self, NotAUnit> {
+        let refuse =
+            |why: &str| NotAUnit(format!("{text:?} is not a rate: {why}, like 50/s or 600/m"));
+        let (times, unit) =
+            text.trim().split_once('/').ok_or_else(|| refuse("write it as a number per time"))?;
+        let times = times.trim().parse().map_err(|_| refuse("begin with a number above zero"))?;
+        let per = match unit.trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err(refuse("use one of the units s, m and h")),
+        };
+        Ok(Self { times, per: Duration::from_secs(per) })
+    }
+}
+
 fn split_number(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
@@ -132,6 +177,16 @@ mod tests {
         assert_eq!("1KiB".parse::<Size>().unwrap().whole_mib(), None);
         for bad in ["", "2", "2GB", "2g", "-1MiB", "1.5GiB", "99999999999TiB"] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_need_a_number_and_a_unit() {
+        let rate: Rate = "600/m".parse().unwrap();
+        assert_eq!((rate.times.get(), rate.per), (600, Duration::from_secs(60)));
+        assert_eq!(rate.to_string(), "600 a minute");
+        for bad in ["", "50", "/s", "0/s", "-1/s", "50/d", "50/s/s", "1.5/s", "5000000000/s"] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
         }
     }
 

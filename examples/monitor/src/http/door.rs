@@ -1,40 +1,73 @@
-//! Who may come in: the right host name, a body of bearable size, and a token for whoever changes things.
+//! Who may come in: the right host name, a bearable size and pace, and a token for whoever needs one.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use poem::{
-    Body, Endpoint, IntoResponse, Request, Response,
-    http::{HeaderValue, Method, StatusCode, Uri, header},
+    Endpoint, IntoResponse, Request, Response,
+    http::{HeaderValue, Method, StatusCode, header},
+    web::headers::{Authorization, HeaderMapExt, authorization::Bearer},
 };
-use poem_openapi::{SecurityScheme, auth::Bearer};
 
-use super::{Shared, problem, problem::Problem};
-use crate::{config::HttpConfig, token::Token};
+use super::{
+    contract::Contract,
+    problem::{self, Problem},
+};
+use crate::{
+    config::{HttpConfig, Reads},
+    tokens::{Holder, Role, Tokens},
+};
+
+mod body;
+mod names;
+mod pace;
+mod roles;
+
+use body::Guard;
+use names::Names;
+use pace::Pace;
+pub use roles::{Admin, Operate};
 
 /// How long to read what was refused, so that its sender gets to read why.
 const DISCARD_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a client needs before it can have a token, and what load balancers and service managers ask.
+const OPEN: [&str; 7] = [
+    "/",
+    "/healthz",
+    "/readyz",
+    "/favicon.ico",
+    "/api/v2/openapi.json",
+    "/api/v2/docs",
+    "/api/v2/docs/rapidoc.js",
+];
+
+/// Where the files of the page are, which hold nothing of the pool.
+const PAGE_FILES: &str = "/dashboard.";
 
 /// The checks that every request passes.
 #[derive(Clone)]
 pub struct Door(Arc<Rules>);
 
 struct Rules {
-    /// On loopback only this host's own names lead here: anything else is a page that plays tricks with DNS.
-    loopback: bool,
-    names: Vec<String>,
-    body_limit: u64,
-    token: Token,
+    names: Names,
+    reads: Reads,
+    body: Guard,
+    pace: Option<Pace>,
+    tokens: Tokens,
+    contract: Contract,
 }
 
 impl Door {
-    /// The door of a service that is configured like this.
-    pub fn new(http: &HttpConfig, token: Token) -> Self {
+    /// The door of a service that is configured like this, and that `tokens` open.
+    pub fn new(http: &HttpConfig, tokens: impl Into<Tokens>) -> Self {
         Self(Arc::new(Rules {
-            loopback: http.listen.ip().to_canonical().is_loopback(),
-            names: http.names.clone(),
-            body_limit: http.body_limit,
-            token,
+            names: Names::new(http),
+            reads: http.reads(),
+            body: Guard::new(http),
+            pace: http.rate.map(Pace::new),
+            tokens: tokens.into(),
+            contract: Contract::of_api(),
         }))
     }
 
@@ -44,17 +77,18 @@ impl Door {
         endpoint: Arc<E>,
         mut request: Request,
     ) -> poem::Result<Response> {
-        let mut response = match self.0.refuse(&request) {
-            Some(refusal) => {
-                discard(request.take_body()).await;
-                refusal.into_response()
+        let mut response = match self.0.admit(&mut request) {
+            Err(refusal) => {
+                discard(&mut request).await;
+                *refusal
             }
-            None => match endpoint.call(request).await {
-                Ok(output) => output.into_response(),
-                Err(error) => problem::respond(error),
-            },
+            Ok(()) => self.0.answer(endpoint, request).await,
         };
+        let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
         let headers = response.headers_mut();
+        if unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         for (name, value) in [
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::X_FRAME_OPTIONS, "DENY"),
@@ -62,99 +96,116 @@ impl Door {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
+        headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers
             .entry(header::CONTENT_SECURITY_POLICY)
-            .or_insert(HeaderValue::from_static("default-src 'none'"));
+            .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
         Ok(response)
     }
 }
 
 impl Rules {
-    fn refuse(&self, request: &Request) -> Option<Problem> {
-        let header = |name| request.headers().get(name).map(HeaderValue::to_str);
-        let host = match header(header::HOST) {
-            Some(Ok(host)) => host.to_owned(),
-            Some(Err(_)) => return Some(Problem::bad_request("the Host header is not text")),
-            // HTTP/2 has it in the address.
-            None => match request.original_uri().authority() {
-                Some(authority) => authority.to_string(),
-                None => return Some(Problem::bad_request("the Host header is missing")),
-            },
-        };
-        if !self.knows(&host) {
-            let detail = format!("{host} is not a name of this service; add it to names in [http]");
-            return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
-        }
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        if !reads
-            && let Some(origin) = header(header::ORIGIN)
-            && !origin.is_ok_and(|origin| self.is_own_origin(origin, &host))
-        {
-            let detail = "a page of another origin must not change anything here";
-            return Some(Problem::new(StatusCode::FORBIDDEN, detail));
-        }
-        if !self.loopback && reads && !is_health(request) && !self.has_token(request) {
-            return Some(unauthorized());
-        }
-        self.check_body(request)
-    }
-
-    /// Whether a request for `host` is meant for us.
-    fn knows(&self, host: &str) -> bool {
-        if !self.loopback {
-            return true;
-        }
-        let name = host.parse::<Uri>().ok();
-        let Some(name) = name.as_ref().and_then(|uri| uri.host()) else {
-            return false;
-        };
-        let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let own_address =
-            bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
-        own_address
-            || name.eq_ignore_ascii_case("localhost")
-            || self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
-    }
-
-    fn is_own_origin(&self, origin: &str, host: &str) -> bool {
-        let from = origin.parse::<Uri>().ok();
-        from.and_then(|uri| uri.authority().map(|from| from.as_str() == host)).unwrap_or(false)
-    }
-
-    fn has_token(&self, request: &Request) -> bool {
-        let value = request.headers().get(header::AUTHORIZATION);
-        let token = value.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        token.is_some_and(|token| self.token.matches(token.trim()))
-    }
-
-    fn check_body(&self, request: &Request) -> Option<Problem> {
-        let headers = request.headers();
-        let length = headers.get(header::CONTENT_LENGTH);
-        match length.map(|length| length.to_str().ok()?.parse::<u64>().ok()) {
-            Some(Some(length)) if length > self.body_limit => {
-                let limit = self.body_limit;
-                Some(Problem::too_large(format!(
-                    "the body has {length} bytes and may have {limit}; raise body_limit in [http]"
-                )))
+    /// Finds out who sends `request` and refuses what cannot be granted, whatever it asks for.
+    fn admit(&self, request: &mut Request) -> Result<(), Box<Response>> {
+        let host = self.names.host(request)?;
+        let reads = is_read(request.method());
+        if !reads {
+            self.names.check_origin(request, &host)?;
+            if let Some(pace) = &self.pace {
+                pace.check(address(request))?;
             }
-            Some(Some(_)) => None,
-            Some(None) => Some(Problem::bad_request("Content-Length is not a number")),
-            None if headers.contains_key(header::TRANSFER_ENCODING) => Some(Problem::new(
-                StatusCode::LENGTH_REQUIRED,
-                "send the body with a Content-Length",
-            )),
-            None => None,
         }
+        let holder = self.holder(request)?;
+        let wanted = match (reads, self.reads) {
+            (false, _) => Some(Role::Operate),
+            (true, Reads::Token) if !is_open(request) => Some(Role::Read),
+            (true, _) => None,
+        };
+        if let Some(wanted) = wanted {
+            roles::check(holder.as_ref(), wanted)?;
+        }
+        if let Some(holder) = holder {
+            request.set_data(holder);
+        }
+        Ok(self.body.check(request)?)
+    }
+
+    /// Whose token came along. One that nobody has is refused even where none is needed: its sender
+    /// believes in it.
+    fn holder(&self, request: &Request) -> Result<Option<Holder>, Problem> {
+        let probes = is_read(request.method()) && is_open(request);
+        if probes || !request.headers().contains_key(header::AUTHORIZATION) {
+            return Ok(None);
+        }
+        let bearer = request.headers().typed_get::<Authorization<Bearer>>();
+        let holder = bearer.and_then(|bearer| self.tokens.holder(bearer.token().trim()));
+        match holder {
+            Some(holder) => Ok(Some(holder.clone())),
+            None => Err(Problem::unauthorized("this token is not known")),
+        }
+    }
+
+    async fn answer<E: Endpoint>(&self, endpoint: Arc<E>, mut request: Request) -> Response {
+        let (method, path) = (request.method().clone(), request.original_uri().path().to_owned());
+        let by = request.data::<Holder>().map(|holder| holder.name.clone());
+        if let Some(answer) = self.contract.answer(&request) {
+            discard(&mut request).await;
+            return answer;
+        }
+        let cut = self.body.guard(&mut request);
+        let mut response = match endpoint.call(request).await {
+            Ok(output) => output.into_response(),
+            Err(error) => problem::respond(error),
+        };
+        if let Some(why) = cut.why() {
+            response = why.into_response();
+            // The rest of the body is still under way, and nobody wants it.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            let allow = self.contract.allow(&path);
+            response = if method == Method::OPTIONS {
+                StatusCode::NO_CONTENT.into_response()
+            } else {
+                let detail = format!("{method} is not taken here; use one of: {allow}");
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
+            };
+            let allow = HeaderValue::try_from(allow).expect("methods are printable");
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        if !is_read(&method)
+            && let Some(by) = by
+        {
+            let status = response.status().as_u16();
+            tracing::info!(%by, %method, path, status, "Asked for a change.");
+        }
+        response
     }
 }
 
-/// Load balancers and service managers ask without a token.
-fn is_health(request: &Request) -> bool {
-    matches!(request.original_uri().path(), "/healthz" | "/readyz")
+/// Whether a request with this method changes nothing.
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-async fn discard(body: Body) {
+/// Whether a path is for everybody. Compared as it was sent: one that is written otherwise is not.
+fn is_open(request: &Request) -> bool {
+    let path = request.original_uri().path();
+    OPEN.contains(&path) || path.starts_with(PAGE_FILES)
+}
+
+fn address(request: &Request) -> IpAddr {
+    let address = request.remote_addr().as_socket_addr().map(|address| address.ip());
+    address.unwrap_or(IpAddr::from([0, 0, 0, 0])).to_canonical()
+}
+
+async fn discard(request: &mut Request) {
+    let body = request.take_body();
+    if request.headers().contains_key(header::EXPECT) {
+        // Its sender waits for a word before it sends the body, and the refusal is that word.
+        return;
+    }
     let read = async {
         let mut stream = body.into_bytes_stream();
         while stream.next().await.is_some_and(|part| part.is_ok()) {}
@@ -163,16 +214,14 @@ async fn discard(body: Body) {
     let _ = tokio::time::timeout(DISCARD_LIMIT, read).await;
 }
 
-fn unauthorized() -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "send the API token: Authorization: Bearer TOKEN")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::API;
 
-/// The holder of the API token: `Authorization: Bearer TOKEN`.
-#[derive(SecurityScheme)]
-#[oai(rename = "Token", ty = "bearer", checker = "check_token")]
-pub struct Operator(());
-
-async fn check_token(request: &Request, bearer: Bearer) -> Option<()> {
-    let shared: &Shared = request.data().expect("the routes carry what is shared");
-    shared.0.token.matches(&bearer.token).then_some(())
+    #[test]
+    fn what_is_open_is_where_the_api_is() {
+        let of_api = OPEN.iter().filter(|path| path.starts_with("/api"));
+        assert!(of_api.into_iter().all(|path| path.starts_with(API)));
+    }
 }

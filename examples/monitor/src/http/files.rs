@@ -15,7 +15,7 @@ use runner_core::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-use super::{Shared, door::Operator, problem::Problem, shell::worker_name};
+use super::{Shared, door::Admin, problem::Problem, shell::worker_name};
 
 /// What is read at once.
 const PART: usize = 1 << 20;
@@ -56,7 +56,7 @@ impl FilesApi {
     #[oai(path = "/workers/:name/files", method = "put", operation_id = "put_file")]
     async fn put(
         &self,
-        _operator: Operator,
+        _admin: Admin,
         name: Path<String>,
         /// Its absolute path in the machine.
         path: Query<String>,
@@ -83,7 +83,7 @@ impl FilesApi {
     #[oai(path = "/workers/:name/files", method = "get", operation_id = "get_file")]
     async fn get(
         &self,
-        _operator: Operator,
+        _admin: Admin,
         name: Path<String>,
         /// Its absolute path in the machine.
         path: Query<String>,

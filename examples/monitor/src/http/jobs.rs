@@ -7,9 +7,12 @@ use poem_openapi::{
     payload::{Binary, Json},
     types::multipart::{JsonField, Upload},
 };
-use runner_core::{JobId, ProfileName, local::InputFile};
+use runner_core::{
+    JobId, Label, ProfileName, WorkerName,
+    local::{self, InputFile},
+};
 
-use super::{Shared, door::Operator, problem::Problem, strict::Strict};
+use super::{Operate, Shared, problem::Problem, strict::Strict};
 
 pub mod model;
 
@@ -18,7 +21,7 @@ use model::{Job, JobPage, JobStateName, NewJob};
 /// How many jobs a page has at most.
 const PAGE: u32 = 500;
 
-/// How many jobs are looked through for a page of those in one state.
+/// How many jobs are looked through for a page of those that are wanted.
 const SEARCH: u32 = 10_000;
 
 pub struct JobsApi(pub Shared);
@@ -34,6 +37,7 @@ enum Submission {
 
 /// A job and its input files. The name of each file's part is where the job finds it.
 #[derive(Multipart)]
+#[oai(deny_unknown_fields)]
 struct JobForm {
     /// The job.
     job: JsonField<Strict<NewJob>>,
@@ -66,11 +70,7 @@ enum Outputs {
 impl JobsApi {
     /// Submit a job
     #[oai(path = "/jobs", method = "post", operation_id = "submit_job")]
-    async fn submit(
-        &self,
-        _operator: Operator,
-        submission: Submission,
-    ) -> Result<Submitted, Problem> {
+    async fn submit(&self, _by: Operate, submission: Submission) -> Result<Submitted, Problem> {
         let (job, mut files) = match submission {
             Submission::Json(Json(Strict(job))) => (job, Vec::new()),
             Submission::Multipart(form) => {
@@ -99,28 +99,40 @@ impl JobsApi {
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(
         &self,
-        /// Only jobs whose number is below this one: `next` of the page before.
-        below: Query<Option<u64>>,
+        /// Only jobs that come after this one: `next` of the page before.
+        after: Query<Option<u64>>,
         /// How many at most.
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "500")))]
         limit: Query<u32>,
         /// Only jobs in this state.
         state: Query<Option<JobStateName>>,
+        /// Only jobs that name this profile.
+        profile: Query<Option<String>>,
+        /// Only jobs that this worker has or had.
+        worker: Query<Option<String>>,
+        /// Only jobs that ask for this label.
+        label: Query<Option<String>>,
     ) -> Result<Json<JobPage>, Problem> {
         let queue = &self.0.0.queue;
-        let (mut jobs, mut below, mut looked) = (Vec::new(), below.0, 0);
+        let profile = profile.0.map(ProfileName::new).transpose()?;
+        let worker = worker.0.map(WorkerName::new).transpose()?;
+        let label = label.0.map(Label::new).transpose()?;
+        let wanted = |job: &local::Job| {
+            state.0.is_none_or(|state| state == JobStateName::from(&job.state))
+                && profile.as_ref().is_none_or(|name| job.spec.profile.as_ref() == Some(name))
+                && worker.as_ref().is_none_or(|name| job.worker.as_ref() == Some(name))
+                && label.as_ref().is_none_or(|label| job.spec.labels.contains(label))
+        };
+        let (mut jobs, mut below, mut looked) = (Vec::new(), after.0, 0);
         let next = loop {
             let part = queue.jobs(below, PAGE).await?;
             let last = part.len() < PAGE as usize;
             looked += PAGE;
             below = part.last().map(|job| job.number);
-            let wanted = |job: &runner_core::local::Job| {
-                state.0.is_none_or(|state| state == JobStateName::from(&job.state))
-            };
             jobs.extend(part.into_iter().filter(wanted));
             if jobs.len() > limit.0 as usize {
                 jobs.truncate(limit.0 as usize);
-                break jobs.last().map(|job: &runner_core::local::Job| job.number);
+                break jobs.last().map(|job: &local::Job| job.number);
             }
             if last {
                 break None;
@@ -144,7 +156,7 @@ impl JobsApi {
     ///
     /// At once if it waits; if it runs, its command is asked to end first. Fine when it is over.
     #[oai(path = "/jobs/:id/cancel", method = "post", operation_id = "cancel_job")]
-    async fn cancel(&self, _operator: Operator, id: Path<String>) -> Result<Json<Job>, Problem> {
+    async fn cancel(&self, _by: Operate, id: Path<String>) -> Result<Json<Job>, Problem> {
         let job = self.0.0.queue.cancel(&job_id(&id)?).await?;
         Ok(Json(job.into()))
     }

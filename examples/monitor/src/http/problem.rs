@@ -1,9 +1,6 @@
 //! Refusals as RFC 9457 has them: `application/problem+json`.
 
-use poem::{
-    IntoResponse, Response,
-    http::{HeaderValue, StatusCode, header},
-};
+use poem::{IntoResponse, Response, http::StatusCode};
 use poem_openapi::{ApiResponse, Object, payload::Json};
 use runner_core::error::chain;
 
@@ -53,6 +50,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// Nobody knows who asks. `why` goes before the way out.
+    pub fn unauthorized(why: &str) -> Self {
+        let detail = format!("{why}; send it as Authorization: Bearer TOKEN");
+        Self::new(StatusCode::UNAUTHORIZED, detail)
+    }
+
     /// The thing does not exist.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
@@ -94,21 +97,25 @@ impl From<runner_core::Error> for Problem {
     }
 }
 
+impl From<Problem> for Box<Response> {
+    fn from(problem: Problem) -> Self {
+        Box::new(problem.into_response())
+    }
+}
+
 /// Turns whatever a framework refused into a problem.
 pub fn respond(error: poem::Error) -> Response {
     if error.is_from_response() {
         return error.into_response();
     }
     let status = error.status();
+    if status == StatusCode::UNAUTHORIZED {
+        // What reads may be asked for without a token, until a route wants one.
+        return Problem::unauthorized("this needs the API token").into_response();
+    }
     let detail = match status {
-        StatusCode::UNAUTHORIZED => "send the API token: Authorization: Bearer TOKEN".to_owned(),
         StatusCode::NOT_FOUND => "there is nothing at this path".to_owned(),
         _ => error.to_string(),
     };
-    let mut response = Problem::new(status, detail).into_response();
-    if status == StatusCode::UNAUTHORIZED {
-        let scheme = HeaderValue::from_static("Bearer");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
-    }
-    response
+    Problem::new(status, detail).into_response()
 }

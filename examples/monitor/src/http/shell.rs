@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{KEEP_ALIVE, Shared, door::Operator, problem::Problem};
+use super::{KEEP_ALIVE, Shared, door::Admin, problem::Problem};
 use crate::shells::Shell;
 
 pub mod wire;
@@ -73,7 +73,7 @@ impl ShellApi {
     #[oai(path = "/workers/:name/terminal", method = "get", operation_id = "open_terminal")]
     async fn terminal(
         &self,
-        _operator: Operator,
+        _admin: Admin,
         name: Path<String>,
         request: &Request,
         socket: WebSocket,

@@ -44,7 +44,10 @@ impl<T: Type> Type for Strict<T> {
 
 impl<T: Type + DeserializeOwned> ParseFromJSON for Strict<T> {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
-        let value = value.unwrap_or_default();
+        // The framework reads no body at all as null.
+        let Some(value) = value.filter(|value| !value.is_null()) else {
+            return Err(ParseError::custom("it is empty; send a JSON object"));
+        };
         let parsed = serde_path_to_error::deserialize(value);
         parsed.map(Self).map_err(ParseError::custom)
     }

@@ -15,6 +15,7 @@ use monitor::{
     data_dir::DataDir,
     serve::{Base, Service},
     token::Token,
+    tokens::Tokens,
 };
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::Value;
@@ -52,6 +53,7 @@ max = 3
 pub struct Server {
     pub host: ShellHost,
     pub address: SocketAddr,
+    config: String,
     data: TempDir,
     process: Option<(Runtime, Service)>,
     client: Runtime,
@@ -76,7 +78,13 @@ impl Answer {
 
 impl Server {
     pub fn start() -> Self {
+        Self::configured("", "")
+    }
+
+    /// With these lines in `[http]`, and these tables beside the others.
+    pub fn configured(http: &str, tables: &str) -> Self {
         let mut server = Self {
+            config: CONFIG.replace("[http]\n", &format!("[http]\n{http}\n")) + tables,
             host: ShellHost::default(),
             address: "127.0.0.1:0".parse().unwrap(),
             data: tempfile::tempdir().unwrap(),
@@ -100,7 +108,7 @@ impl Server {
 
     /// Starts it where it was.
     pub fn restart(&mut self) {
-        let config = Config::parse(Path::new("monitor.toml"), CONFIG).unwrap();
+        let config = Config::parse(Path::new("monitor.toml"), &self.config).unwrap();
         let runtime = Runtime::new().unwrap();
         let service = runtime.block_on(async {
             let data = patiently(|| DataDir::lock(self.data.path())).await;
@@ -113,8 +121,9 @@ impl Server {
                 builder: Arc::new(self.host.clone()),
             };
             let token = Token::new(TOKEN).unwrap();
+            let tokens = Tokens::open(token, &config.tokens).unwrap();
             let base = Base::open(data).await.unwrap();
-            Service::start(&config, base, backends, token, listener).await.unwrap()
+            Service::start(&config, base, backends, tokens, listener).await.unwrap()
         });
         self.address = service.address();
         self.process = Some((runtime, service));
@@ -152,6 +161,7 @@ impl Server {
         with: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
     ) -> Answer {
         self.client.block_on(async {
+            monitor::http::tls::prepare();
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let request = client.request(method, format!("{}{path}", self.url()));
             let response = with(request).send().await.unwrap();

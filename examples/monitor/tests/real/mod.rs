@@ -95,6 +95,7 @@ impl Monitor {
             .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"), PathBuf::from);
         fs::create_dir_all(&cache).unwrap();
         let dir = tempfile::tempdir().unwrap();
+        monitor::http::tls::prepare();
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30));
         let runtime = Runtime::new().unwrap();
         Some(Self {

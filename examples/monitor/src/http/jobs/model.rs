@@ -167,7 +167,7 @@ const TITLE: usize = 200;
 pub struct JobPage {
     /// The jobs.
     pub jobs: Vec<Job>,
-    /// `below` of the next page, if there may be more.
+    /// `after` of the next page, if there may be more.
     pub next: Option<u64>,
 }
 
