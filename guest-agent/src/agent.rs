@@ -131,13 +131,39 @@ impl<T: Transport> Agent<T> {
         }))
     }
 
-    /// Opens a file for reading and returns the agent's handle on it.
-    pub(crate) async fn open(&self, path: &str) -> Result<i64, CallError> {
-        self.call("guest-file-open", json!({ "path": path, "mode": "r" })).await
+    /// Opens a file, `mode` as `fopen` has it, and returns the agent's handle on it.
+    pub(crate) async fn open(&self, path: &str, mode: &'static str) -> Result<i64, CallError> {
+        self.call("guest-file-open", json!({ "path": path, "mode": mode })).await
     }
 
     pub(crate) async fn close(&self, handle: i64) -> Result<(), CallError> {
         let _: Value = self.call("guest-file-close", json!({ "handle": handle })).await?;
+        Ok(())
+    }
+
+    /// Where the file ends, and its handle from now on.
+    pub(crate) async fn seek_end(&self, handle: i64) -> Result<u64, CallError> {
+        #[derive(Deserialize)]
+        struct Seek {
+            position: u64,
+        }
+        let arguments = json!({ "handle": handle, "offset": 0, "whence": "end" });
+        let seek: Seek = self.call("guest-file-seek", arguments).await?;
+        Ok(seek.position)
+    }
+
+    /// Writes all of `content` where the handle stands, so that others see it.
+    pub(crate) async fn write(&self, handle: i64, content: &[u8]) -> Result<(), CallError> {
+        #[derive(Deserialize)]
+        struct Write {
+            count: usize,
+        }
+        let arguments = json!({ "handle": handle, "buf-b64": BASE64.encode(content) });
+        let write: Write = self.call("guest-file-write", arguments).await?;
+        let _: Value = self.call("guest-file-flush", json!({ "handle": handle })).await?;
+        if write.count != content.len() {
+            return Err(CallError::failed("the agent wrote a part only"));
+        }
         Ok(())
     }
 

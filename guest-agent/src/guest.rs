@@ -6,24 +6,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use runner_core::{
     Guest, ProcessId, Result, WorkerName,
-    guest::{Command, Cursor, Progress, Signal},
+    guest::{Command, Cursor, Progress, Shown, Signal, TerminalSize},
 };
 use tokio::sync::OnceCell;
 
-use crate::{agent::Agent, error, follow::Followed, transport::Transport};
+use crate::{agent::Agent, error, follow::Followed, session::Sessions, transport::Transport};
 
 /// Where processes live in the guest, unless told otherwise: gone with the instance, and in memory.
 pub const STATE: &str = "/run/runner";
 
 /// The inside of one instance. Keep one per instance: it holds files open in the guest.
 ///
-/// The guest needs `/bin/sh`, `setsid` and the usual file commands, from busybox or any distribution.
+/// The guest needs `/bin/sh`, `setsid` and the usual file commands, from busybox or any distribution. What
+/// sessions need beside these goes there with the first.
 pub struct AgentGuest<T: Transport> {
     pub(crate) instance: WorkerName,
     pub(crate) agent: Agent<T>,
     pub(crate) state: String,
     pub(crate) environment: OnceCell<BTreeMap<String, String>>,
     pub(crate) followed: Followed<T>,
+    pub(crate) sessions: Sessions<T>,
 }
 
 impl<T: Transport> AgentGuest<T> {
@@ -35,6 +37,7 @@ impl<T: Transport> AgentGuest<T> {
             state: STATE.to_owned(),
             environment: OnceCell::new(),
             followed: Followed::default(),
+            sessions: Sessions::default(),
         }
     }
 
@@ -80,5 +83,30 @@ impl<T: Transport> Guest for AgentGuest<T> {
 
     async fn read_file(&self, path: &str, offset: u64, max_bytes: usize) -> Result<Bytes> {
         self.read(path, offset, max_bytes).await
+    }
+
+    async fn open_session(
+        &self,
+        id: &ProcessId,
+        command: &Command,
+        terminal: Option<TerminalSize>,
+    ) -> Result<()> {
+        self.start_session(id, command, terminal).await
+    }
+
+    async fn write_session(&self, id: &ProcessId, input: &[u8]) -> Result<()> {
+        self.feed_session(id, input).await
+    }
+
+    async fn end_session_input(&self, id: &ProcessId) -> Result<()> {
+        self.end_input(id).await
+    }
+
+    async fn resize_session(&self, id: &ProcessId, size: TerminalSize) -> Result<()> {
+        self.resize(id, size).await
+    }
+
+    async fn read_session(&self, id: &ProcessId, from: u64, wait: Duration) -> Result<Shown> {
+        self.session_news(id, from, wait).await
     }
 }

@@ -23,10 +23,19 @@ pub(crate) struct OpenFile<T: Transport> {
 
 impl<T: Transport> OpenFile<T> {
     pub(crate) async fn open(agent: &Agent<T>, path: &str) -> Result<Self, CallError> {
+        Self::open_as(agent, path, "r").await
+    }
+
+    /// Opens it in a mode that `fopen` knows.
+    pub(crate) async fn open_as(
+        agent: &Agent<T>,
+        path: &str,
+        mode: &'static str,
+    ) -> Result<Self, CallError> {
         // In a task of its own, so that a caller who is dropped meanwhile leaves no handle behind.
         let (agent, path) = (agent.clone(), path.to_owned());
         let open = tokio::spawn(async move {
-            let handle = agent.open(&path).await?;
+            let handle = agent.open(&path, mode).await?;
             Ok(Self { agent, handle, position: Some(0) })
         });
         open.await.map_err(CallError::failed)?
@@ -44,6 +53,28 @@ impl<T: Transport> OpenFile<T> {
         let piece = self.agent.read(self.handle, max_bytes.min(PIECE)).await?;
         self.position = Some(offset + piece.content.len() as u64);
         Ok(piece)
+    }
+
+    /// Writes where the handle stands: at the end of a file that was opened to be added to.
+    pub(crate) async fn write(&mut self, content: &[u8]) -> Result<(), CallError> {
+        self.position = None;
+        for piece in content.chunks(PIECE) {
+            self.agent.write(self.handle, piece).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes over the file's beginning.
+    pub(crate) async fn write_over(&mut self, content: &[u8]) -> Result<(), CallError> {
+        self.position = None;
+        self.agent.seek(self.handle, 0).await?;
+        self.agent.write(self.handle, content).await
+    }
+
+    /// How long the file is.
+    pub(crate) async fn len(&mut self) -> Result<u64, CallError> {
+        self.position = None;
+        self.agent.seek_end(self.handle).await
     }
 
     /// Reads from `offset` on until the end or `max_bytes`.

@@ -44,15 +44,27 @@ const MAX_ENVIRONMENT: usize = 1024 * 1024;
 impl<T: Transport> AgentGuest<T> {
     pub(crate) async fn start(&self, id: &ProcessId, command: &Command) -> Result<()> {
         command.check()?;
+        let output = if command.merge_stderr { "merge" } else { "split" };
+        let arguments: Vec<&str> = command.argv.iter().map(String::as_str).collect();
+        self.start_as(id, command, output, &arguments).await
+    }
+
+    /// Runs `argv` in place of the command's own, with its output where `output` says.
+    pub(crate) async fn start_as(
+        &self,
+        id: &ProcessId,
+        command: &Command,
+        output: &str,
+        argv: &[&str],
+    ) -> Result<()> {
         let doing = || format!("start process {id} in {}", self.instance);
         let fail = |error| error::call(&self.instance, doing(), error);
 
         let environment = self.agent_environment().await.map_err(fail)?;
         let environment = environment::merged(environment, command);
-        let output = if command.merge_stderr { "merge" } else { "split" };
         let directory = command.working_dir.as_deref().unwrap_or("/");
         let mut arguments = vec![&*self.state, id.as_str(), output, directory];
-        arguments.extend(command.argv.iter().map(String::as_str));
+        arguments.extend(argv);
 
         let pid = self.agent.launch(START, &arguments, &environment).await.map_err(fail)?;
         let deadline = Instant::now() + START_LIMIT;
@@ -162,7 +174,7 @@ impl<T: Transport> AgentGuest<T> {
     }
 
     /// A file of a line or two, if there is one.
-    async fn read_small(&self, path: &str) -> Result<Option<String>, CallError> {
+    pub(crate) async fn read_small(&self, path: &str) -> Result<Option<String>, CallError> {
         let mut file = match OpenFile::open(&self.agent, path).await {
             Ok(file) => file,
             Err(CallError::Refused(why)) if Complaint::of(&why) == Complaint::Missing => {

@@ -71,6 +71,14 @@ macro_rules! hypervisor_conformance {
                 files_read_back_as_written,
                 a_missing_file_is_not_found,
                 a_relative_path_is_refused,
+                a_session_answers_what_is_typed,
+                a_session_is_told_of_a_new_size,
+                control_c_interrupts_what_runs_in_the_foreground,
+                bytes_pass_a_session_with_pipes_unchanged,
+                opening_a_session_twice_opens_it_once,
+                sessions_outlive_their_manager,
+                kill_ends_a_session,
+                what_is_no_session_is_not_found,
             ]
         );
     };

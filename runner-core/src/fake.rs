@@ -29,11 +29,13 @@ mod builder;
 mod forge;
 mod guest;
 mod hypervisor;
+mod session;
 
 pub use builder::FakeBuilder;
 pub use forge::FakeForge;
 use guest::FakeProcess;
 pub use hypervisor::FakeHypervisor;
+use session::FakeSession;
 
 /// A call that can be made to fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +115,7 @@ struct Machine {
     /// The registration it was given, if its forge lets guests pull.
     secret: Option<String>,
     processes: BTreeMap<ProcessId, FakeProcess>,
+    sessions: BTreeMap<ProcessId, FakeSession>,
     files: BTreeMap<String, Vec<u8>>,
     screen: u8,
 }

@@ -148,6 +148,24 @@ impl Progress {
     }
 }
 
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// How many there are in a row.
+    pub columns: u16,
+    /// How many rows there are.
+    pub rows: u16,
+}
+
+/// What a session has shown from an offset on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The bytes, standard error among them, as they came.
+    pub output: Bytes,
+    /// How it ended, once it has ended *and* what it showed has been read to the end.
+    pub exit: Option<ExitStatus>,
+}
+
 /// How hard to end a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -164,6 +182,8 @@ pub enum Signal {
 ///   once, also when the first caller died half-way.
 /// - Processes, their output and their exit status outlive every caller; any number of callers may follow
 ///   one process.
+/// - A *session* is a process that is also written to. It lives and is named as any other: callers may die,
+///   and their successors read on and write on.
 /// - `NotFound` naming the *instance* means that the instance does not run any more, for certain. Every
 ///   other failure to reach the guest is `Backend`, and the guest may be well.
 #[async_trait]
@@ -236,6 +256,79 @@ pub trait Guest: Send + Sync {
     /// # Cancel safety
     /// Cancel safe.
     async fn read_file(&self, path: &str, offset: u64, max_bytes: usize) -> Result<Bytes>;
+
+    /// Starts `command` as the session `id`, or does nothing if `id` was started before: in a terminal of
+    /// this size, whose foreground program a typed Ctrl-C interrupts, or, without a size, with pipes for its
+    /// standard streams. [`running`](Self::running) lists it; [`kill`](Self::kill) hangs its terminal up,
+    /// and by force ends all that was started in it.
+    ///
+    /// # Errors
+    /// Those of [`spawn`](Self::spawn), and `Unsupported`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment; repeat it to be sure.
+    async fn open_session(
+        &self,
+        id: &ProcessId,
+        command: &Command,
+        terminal: Option<TerminalSize>,
+    ) -> Result<()> {
+        let _ = (command, terminal);
+        Err(Error::unsupported(format!("session {id}")))
+    }
+
+    /// Adds `input` to what the session reads. Waits while there is much that it has not read yet; what is
+    /// written after its end goes nowhere.
+    ///
+    /// # Errors
+    /// `NotFound` when `id` is no session or the instance does not run, `Exhausted`, `Unsupported`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// When dropped, or after `Backend`, `input` may have arrived or not: repeating may repeat it.
+    async fn write_session(&self, id: &ProcessId, input: &[u8]) -> Result<()> {
+        let _ = input;
+        Err(Error::unsupported(format!("session {id}")))
+    }
+
+    /// Ends the input, after what was written so far: a pipe is closed, a terminal gets a Ctrl-D.
+    ///
+    /// # Errors
+    /// Those of [`write_session`](Self::write_session).
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment; repeat it to be sure.
+    async fn end_session_input(&self, id: &ProcessId) -> Result<()> {
+        Err(Error::unsupported(format!("session {id}")))
+    }
+
+    /// Changes the size of the session's terminal and tells its foreground program. Nothing happens to one
+    /// without a terminal.
+    ///
+    /// # Errors
+    /// Those of [`write_session`](Self::write_session).
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment; repeat it to be sure.
+    async fn resize_session(&self, id: &ProcessId, size: TerminalSize) -> Result<()> {
+        let _ = size;
+        Err(Error::unsupported(format!("session {id}")))
+    }
+
+    /// What the session has shown from `from` bytes on, and how it ended; as [`follow`](Self::follow)
+    /// otherwise.
+    ///
+    /// To ask from an offset is to have read what is before it. A session that is far ahead of all its
+    /// readers waits for them, and forgets what is far behind the first.
+    ///
+    /// # Errors
+    /// `Invalid` for an offset whose bytes are forgotten, and those of [`follow`](Self::follow).
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is consumed.
+    async fn read_session(&self, id: &ProcessId, from: u64, wait: Duration) -> Result<Shown> {
+        let _ = (from, wait);
+        Err(Error::unsupported(format!("session {id}")))
+    }
 }
 
 /// A piece of output, as [`exec`] hands it on.

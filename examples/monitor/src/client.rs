@@ -13,12 +13,16 @@ use serde_json::Value;
 
 use crate::{data_dir, http::API, token::Token};
 
+mod files;
+mod reserve;
 mod sse;
+mod terminal;
 mod trust;
 mod wire;
 
 pub use sse::{Message, Messages};
-pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Worker, Workers};
+pub use terminal::{Heard, Hearing, Speaking};
+pub use wire::{Job, JobPage, LogPart, NewJob, Profile, Reservation, Worker, Workers};
 
 /// How long a server may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -241,7 +245,7 @@ impl Client {
             ClientError::Unreachable { server: self.server.clone(), source }
         })?;
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
         let body: Option<wire::Problem> = response.json().await.ok();

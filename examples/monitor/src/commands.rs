@@ -20,6 +20,7 @@ mod console;
 mod doctor;
 mod events;
 mod explain;
+mod copy;
 mod follow;
 mod hold;
 mod images;
@@ -33,8 +34,10 @@ mod profiles;
 mod run;
 mod serve;
 mod spinner;
+mod shell;
 mod table;
 mod timings;
+mod tty;
 mod waiting;
 mod workers;
 
@@ -61,7 +64,8 @@ Exit codes:
 `run` passes on the code of the job's command (128 + N after signal N), and beside it uses:
   124  the job ran longer than it may
   125  the job could not be run or followed: no monitor, refused, or its machine died
-  130  the job was cancelled, or left by a second Ctrl-C";
+  130  the job was cancelled, or left by a second Ctrl-C
+`shell` passes on the code of the shell or command, and 125 when there was none";
 
 /// Keeps pools of single-use CI runners in virtual machines.
 #[derive(Parser)]
@@ -111,6 +115,13 @@ enum Command {
     /// Write manual pages
     #[command(hide = true)]
     Man(completions::ManArgs),
+    /// Open a shell in a machine that is reserved for it, and destroyed afterwards
+    #[command(after_help = shell::HELP)]
+    Shell(Box<shell::ShellArgs>),
+    /// Write a file into a machine
+    Put(copy::PutArgs),
+    /// Read a file of a machine
+    Get(copy::GetArgs),
     /// Print the API's OpenAPI document
     Openapi,
 }
@@ -162,6 +173,9 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Doctor(args) => (doctor::doctor(args).await, FAILED),
         Command::Completions(args) => (completions::completions(args), FAILED),
         Command::Man(args) => (completions::man(args), FAILED),
+        Command::Shell(args) => (shell::shell(args).await, INTERRUPTED),
+        Command::Put(args) => (copy::put(args).await, FAILED),
+        Command::Get(args) => (copy::get(args).await, FAILED),
         Command::Openapi => (openapi::openapi(), FAILED),
     };
     match done {

@@ -1,6 +1,9 @@
 //! What an operator configures: read from a TOML file, checked in full before anything starts.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use runner_core::{
     Capacity, ForgeName, Pace, Profile, Resources,
@@ -50,6 +53,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How the pool goes about its work.
     pub pace: Pace,
+    /// How long a shell in a machine stays open that nobody uses.
+    pub shell_idle: Duration,
     /// The kinds of runner on offer.
     pub profiles: Vec<Profile>,
 }
@@ -108,6 +113,7 @@ impl Config {
         let pace = pace(&source, file.pace)?;
         let qemu = qemu(&source, file.qemu)?;
         let log = log(&source, base, file.log)?;
+        let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {
             let problem = "offer at least one [[profile]]; the sample configuration shows how";
             return Err(source.problem(None, "profile", problem));
@@ -133,6 +139,7 @@ impl Config {
             local: local(file.local),
             log,
             pace,
+            shell_idle,
             profiles,
         })
     }
@@ -233,6 +240,17 @@ fn log(source: &Source<'_>, base: &Path, section: file::Log) -> Result<LogConfig
             let problem = "a log file holds 4KiB at least; the default is 16MiB";
             Err(source.problem(span, "log.max_size", problem))
         }
+    }
+}
+
+fn shell_idle(source: &Source<'_>, section: file::Shell) -> Result<Duration, ConfigError> {
+    match section.idle {
+        None => Ok(Duration::from_secs(15 * 60)),
+        Some(idle) if idle.get_ref().0.is_zero() => {
+            let problem = "it must be above zero; the default is 15m";
+            Err(source.problem(Some(idle.span()), "shell.idle", problem))
+        }
+        Some(idle) => Ok(idle.into_inner().0),
     }
 }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use poem::{Endpoint, EndpointExt, Route, get};
-use runner_core::{EventLog, Status, local::LocalQueue};
-use tokio::sync::{Semaphore, watch};
+use runner_core::{EventLog, Hypervisor, Pool, Status, local::LocalQueue};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::{Meter, Metrics},
     reload::ConfigState,
+    shells::Shells,
 };
 
 mod contract;
@@ -21,6 +22,7 @@ mod docs;
 mod door;
 mod events;
 mod feed;
+mod files;
 mod health;
 mod history;
 mod jobs;
@@ -30,6 +32,7 @@ pub mod openapi;
 mod pool;
 mod problem;
 mod server;
+pub mod shell;
 mod strict;
 pub mod tls;
 
@@ -54,6 +57,9 @@ struct Inner {
     events: EventLog,
     status: watch::Receiver<Arc<Status>>,
     config: watch::Receiver<Arc<ConfigState>>,
+    pool: Arc<Pool>,
+    hypervisor: Arc<dyn Hypervisor>,
+    shells: Shells,
     input_limit: u64,
     metrics: Metrics,
     max_streams: usize,
@@ -73,6 +79,12 @@ pub struct Parts {
     pub status: watch::Receiver<Arc<Status>>,
     /// The configuration in use, the kinds of runner on offer included.
     pub config: watch::Receiver<Arc<ConfigState>>,
+    /// Does what it is asked to.
+    pub pool: Arc<Pool>,
+    /// Has the machines.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The shells that are open in them.
+    pub shells: Shells,
     /// How much a job's input files may take together, in bytes.
     pub input_limit: u64,
     /// What is counted.
@@ -95,6 +107,9 @@ impl Shared {
             events: parts.events,
             status: parts.status,
             config: parts.config,
+            pool: parts.pool,
+            hypervisor: parts.hypervisor,
+            shells: parts.shells,
             input_limit: parts.input_limit,
             metrics: parts.metrics,
             max_streams: parts.max_streams,
@@ -112,6 +127,17 @@ impl Shared {
         self.0.config.borrow().clone()
     }
 
+    /// Held as long as a stream is. Fails when there are too many.
+    fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = self.0.streams.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            let most = self.0.max_streams;
+            Problem::too_many(format!(
+                "{most} streams are followed already; raise max_streams in [http]"
+            ))
+        })
+    }
+
     /// `stream`, until the service stops. Fails when there are too many.
     fn limited<S: Stream + Send + 'static>(
         &self,
@@ -120,12 +146,7 @@ impl Shared {
     where
         S::Item: Send,
     {
-        let Ok(permit) = self.0.streams.clone().try_acquire_owned() else {
-            let most = self.0.max_streams;
-            let detail =
-                format!("{most} streams are followed already; raise max_streams in [http]");
-            return Err(Problem::too_many(detail));
-        };
+        let permit = self.stream()?;
         let stream = stream.map(move |item| {
             let _held_as_long_as_the_stream = &permit;
             item
@@ -142,6 +163,8 @@ type Apis = (
     events::EventsApi,
     feed::FeedApi,
     history::HistoryApi,
+    shell::ShellApi,
+    files::FilesApi,
 );
 
 /// Every path.
@@ -153,6 +176,8 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         events::EventsApi(shared.clone()),
         feed::FeedApi(shared.clone()),
         history::HistoryApi(shared.clone()),
+        shell::ShellApi(shared.clone()),
+        files::FilesApi(shared.clone()),
     );
     let service = openapi::service(apis);
     let meter = shared.0.metrics.meter().clone();

@@ -17,6 +17,7 @@ pub mod open_files;
 pub mod opening;
 pub mod reload;
 pub mod serve;
+pub mod shells;
 pub mod systemd;
 pub mod token;
 pub mod tokens;

@@ -22,6 +22,7 @@ use crate::{
     metrics::{Metrics, Sources, otlp},
     open_files,
     reload::{ConfigState, Edit, Hangup, Reload, Source},
+    shells::Shells,
     systemd,
     token::{Token, TokenSource},
     tokens::Tokens,
@@ -41,7 +42,7 @@ pub enum AtExit {
 
 /// A running service.
 pub struct Service {
-    pool: Pool,
+    pool: Arc<Pool>,
     config: watch::Sender<Arc<ConfigState>>,
     address: SocketAddr,
     stop: CancellationToken,
@@ -102,8 +103,9 @@ impl Service {
         let queue = LocalQueue::open(store.clone(), events.clone(), clock, config.local).await?;
         let forge: Arc<dyn Forge> = Arc::new(queue.clone());
         let forge = metrics.forge(&local_forge(), forge);
+        let hypervisor = metrics.hypervisor(backends.hypervisor);
         let pool = Pool::start(PoolParts {
-            hypervisor: metrics.hypervisor(backends.hypervisor),
+            hypervisor: hypervisor.clone(),
             forges: BTreeMap::from([(local_forge(), forge)]),
             builder: backends.builder,
             store: store.clone(),
@@ -114,6 +116,7 @@ impl Service {
             clock,
         })
         .await?;
+        let pool = Arc::new(pool);
         let stop = CancellationToken::new();
         let streams = Arc::new(Semaphore::new(config.http.max_streams.min(Semaphore::MAX_PERMITS)));
         let told = watch::channel(Arc::new(ConfigState::new(config))).0;
@@ -128,11 +131,16 @@ impl Service {
             streams: (streams.clone(), config.http.max_streams),
             clock,
         });
+        let shells = Shells::new(hypervisor.clone(), events.clone(), config.shell_idle);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(shells.clone().adopt(pool.statuses())));
         let shared = Shared::new(http::Parts {
             queue,
             events,
+            hypervisor,
+            shells,
             status: pool.statuses(),
             config: told.subscribe(),
+            pool: pool.clone(),
             input_limit: config.local.input_bytes,
             metrics: metrics.clone(),
             max_streams: config.http.max_streams,

@@ -1,5 +1,5 @@
 # Runs a command as process $2 under $1, once, and keeps its output and exit status.
-# $3: merge or split  $4: working directory  $5...: the command
+# $3: merge, split or session, which merges and is written to  $4: working directory  $5...: the command
 # The command inherits this environment, so no variable here may have a name that it could use.
 __runner_state=$1/$2 __runner_output=$3 __runner_directory=$4 __runner_path=$PATH
 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
@@ -28,7 +28,9 @@ __runner_read_birth ${__runner_stat##*) }
 # second from being written.
 if ! { : >"$__runner_state/stdout" && : >"$__runner_state/stderr" &&
     echo "$$ $__runner_birth" >"$__runner_state/keeper" &&
-    echo started >"$__runner_state/status"; }; then
+    echo started >"$__runner_state/status" &&
+    { [ "$__runner_output" != session ] ||
+        (cd "$__runner_state" && touch input end taken seen size); }; }; then
     rm -rf "$__runner_state"
     exit 73
 fi
@@ -39,10 +41,10 @@ fi
     __runner_read_birth ${__runner_stat##*) }
     echo "${__runner_stat%% *} $__runner_birth" >"$__runner_state/pid" || exit 126
     exec </dev/null >>"$__runner_state/stdout" || exit 126
-    if [ "$__runner_output" = merge ]; then
-        exec 2>&1
-    else
+    if [ "$__runner_output" = split ]; then
         exec 2>>"$__runner_state/stderr"
+    else
+        exec 2>&1
     fi
     umask 022
     { [ -d "$__runner_directory" ] || mkdir -p -- "$__runner_directory"; } &&

@@ -98,8 +98,16 @@ impl Transport for FakeAgent {
             "guest-exec-status" => state.exec_status(arguments["pid"].as_i64().unwrap()),
             "guest-file-open" => {
                 let path = arguments["path"].as_str().unwrap();
-                let file = File::open(path).map_err(|error| {
-                    refused(format!("failed to open file '{path}' (mode: 'r'): {error}"))
+                let mode = arguments["mode"].as_str().unwrap();
+                let mut open = File::options();
+                match mode {
+                    "r" => open.read(true),
+                    "r+" => open.read(true).write(true),
+                    "a" => open.append(true).create(true),
+                    other => panic!("mode {other}"),
+                };
+                let file = open.open(path).map_err(|error| {
+                    refused(format!("failed to open file '{path}' (mode: '{mode}'): {error}"))
                 })?;
                 state.next_handle += 1;
                 let handle = state.next_handle + 1000;
@@ -113,8 +121,25 @@ impl Transport for FakeAgent {
             "guest-file-seek" => {
                 let file = state.files.get_mut(&handle).ok_or_else(|| unknown(handle))?;
                 let offset = arguments["offset"].as_i64().unwrap();
-                file.seek(SeekFrom::Start(offset.try_into().unwrap())).unwrap();
-                Ok(json!({ "position": offset, "eof": false }))
+                let to = match arguments["whence"].as_str().unwrap() {
+                    "set" => SeekFrom::Start(offset.try_into().unwrap()),
+                    "end" => SeekFrom::End(offset),
+                    other => panic!("whence {other}"),
+                };
+                let position = file.seek(to).unwrap();
+                Ok(json!({ "position": position, "eof": false }))
+            }
+            "guest-file-write" => {
+                let file = state.files.get_mut(&handle).ok_or_else(|| unknown(handle))?;
+                let content = BASE64.decode(arguments["buf-b64"].as_str().unwrap()).unwrap();
+                file.write_all(&content)
+                    .map_err(|error| refused(format!("failed to write to file: {error}")))?;
+                Ok(json!({ "count": content.len(), "eof": false }))
+            }
+            "guest-file-flush" => {
+                let file = state.files.get_mut(&handle).ok_or_else(|| unknown(handle))?;
+                file.flush().unwrap();
+                Ok(json!({}))
             }
             "guest-file-read" => {
                 let file = state.files.get_mut(&handle).ok_or_else(|| unknown(handle))?;

@@ -141,6 +141,10 @@ macro_rules! needs {
     };
 }
 
+mod session;
+
+pub use session::*;
+
 /// A host without room could not run anything.
 pub async fn capacity_is_more_than_nothing(bench: Bench) {
     let capacity = bench.hypervisor.capacity().await.expect("capacity");

@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Call, FakeWorld, Machine, World, after};
+use super::{Call, FakeWorld, Machine, World, after, session::FakeSession};
 use crate::{
     error::{Error, Result},
-    guest::{Command, Cursor, ExitStatus, Guest, Progress, Signal},
+    guest::{Command, Cursor, ExitStatus, Guest, Progress, Shown, Signal, TerminalSize},
     hypervisor::InstanceState,
     name::{ProcessId, WorkerName},
 };
@@ -26,14 +26,25 @@ pub(super) struct FakeGuest {
 
 /// A process whose whole future was worked out when it was spawned.
 pub(super) struct FakeProcess {
-    stdout: Vec<(Timestamp, Vec<u8>)>,
+    pub stdout: Vec<(Timestamp, Vec<u8>)>,
     stderr: Vec<(Timestamp, Vec<u8>)>,
-    ends_at: Timestamp,
-    exit: ExitStatus,
+    pub ends_at: Timestamp,
+    pub exit: ExitStatus,
     heeds_term: bool,
 }
 
 impl FakeProcess {
+    /// One that does nothing yet.
+    pub fn new(start: Timestamp) -> Self {
+        Self {
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            ends_at: start,
+            exit: ExitStatus::Code(0),
+            heeds_term: true,
+        }
+    }
+
     pub fn runs(&self, now: Timestamp) -> bool {
         now < self.ends_at
     }
@@ -62,7 +73,7 @@ impl FakeProcess {
     }
 }
 
-fn written(writes: &[(Timestamp, Vec<u8>)], from: u64, now: Timestamp) -> Bytes {
+pub(super) fn written(writes: &[(Timestamp, Vec<u8>)], from: u64, now: Timestamp) -> Bytes {
     let mut all = Vec::new();
     for (_, text) in writes.iter().filter(|(at, _)| *at <= now) {
         all.extend_from_slice(text);
@@ -132,9 +143,13 @@ impl Guest for FakeGuest {
 
     async fn kill(&self, id: &ProcessId, signal: Signal) -> Result<()> {
         self.machine(|machine, now| {
+            let number = if signal == Signal::Kill { 9 } else { 15 };
+            if let Some(session) = machine.sessions.get_mut(id) {
+                session.kill(number, now);
+                return Ok(());
+            }
             let process = machine.processes.get_mut(id);
             let process = process.ok_or_else(|| Error::not_found(format!("process {id}")))?;
-            let number = if signal == Signal::Kill { 9 } else { 15 };
             process.kill(number, now);
             Ok(())
         })
@@ -143,8 +158,10 @@ impl Guest for FakeGuest {
 
     async fn running(&self) -> Result<Vec<ProcessId>> {
         self.machine(|machine, now| {
-            let running = machine.processes.iter().filter(|(_, process)| process.runs(now));
-            Ok(running.map(|(id, _)| id.clone()).collect())
+            let processes = machine.processes.iter().filter(|(_, process)| process.runs(now));
+            let sessions = machine.sessions.iter().filter(|(_, session)| session.runs(now));
+            let ids = processes.map(|(id, _)| id).chain(sessions.map(|(id, _)| id));
+            Ok(ids.cloned().collect())
         })
         .await
     }
@@ -169,9 +186,64 @@ impl Guest for FakeGuest {
         })
         .await
     }
+
+    async fn open_session(
+        &self,
+        id: &ProcessId,
+        command: &Command,
+        terminal: Option<TerminalSize>,
+    ) -> Result<()> {
+        command.check()?;
+        self.machine(|machine, now| {
+            if !machine.sessions.contains_key(id) {
+                let session = FakeSession::new(command, terminal, &machine.files, now);
+                machine.sessions.insert(id.clone(), session);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn write_session(&self, id: &ProcessId, input: &[u8]) -> Result<()> {
+        self.session(id, |session, files, now| session.write(input, files, now)).await
+    }
+
+    async fn end_session_input(&self, id: &ProcessId) -> Result<()> {
+        self.session(id, |session, files, now| session.end_input(files, now)).await
+    }
+
+    async fn resize_session(&self, id: &ProcessId, size: TerminalSize) -> Result<()> {
+        self.session(id, |session, _, _| session.resize(size)).await
+    }
+
+    async fn read_session(&self, id: &ProcessId, from: u64, wait: Duration) -> Result<Shown> {
+        let deadline = after(self.world.0.clock.now(), wait);
+        loop {
+            let shown = self.session(id, |session, _, now| session.shown(from, now)).await?;
+            let now = self.world.0.clock.now();
+            if shown.exit.is_some() || !shown.output.is_empty() || now >= deadline {
+                return Ok(shown);
+            }
+            let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
+            // Whoever types does not tell.
+            tokio::time::sleep(left.min(Duration::from_millis(50))).await;
+        }
+    }
 }
 
 impl FakeGuest {
+    async fn session<T>(
+        &self,
+        id: &ProcessId,
+        work: impl FnOnce(&mut FakeSession, &BTreeMap<String, Vec<u8>>, Timestamp) -> T,
+    ) -> Result<T> {
+        self.machine(|machine, now| match machine.sessions.get_mut(id) {
+            Some(session) => Ok(work(session, &machine.files, now)),
+            None => Err(Error::not_found(format!("session {id}"))),
+        })
+        .await
+    }
+
     async fn machine<T>(
         &self,
         work: impl FnOnce(&mut Machine, Timestamp) -> Result<T>,
@@ -198,13 +270,7 @@ fn check_path(path: &str) -> Result<()> {
 
 /// Works out what a command will write, and when and how it will end.
 fn foretell(machine: &mut Machine, command: &Command, start: Timestamp) -> FakeProcess {
-    let mut process = FakeProcess {
-        stdout: Vec::new(),
-        stderr: Vec::new(),
-        ends_at: start,
-        exit: ExitStatus::Code(0),
-        heeds_term: true,
-    };
+    let mut process = FakeProcess::new(start);
     let argv: Vec<&str> = command.argv.iter().map(String::as_str).collect();
     let script = match argv.as_slice() {
         ["/bin/sh" | "sh", "-c", script, ..] => Some((*script).to_owned()),
@@ -235,7 +301,7 @@ fn foretell(machine: &mut Machine, command: &Command, start: Timestamp) -> FakeP
 
 impl FakeProcess {
     /// Takes one statement; true if it ends the script.
-    fn step(
+    pub fn step(
         &mut self,
         statement: &str,
         files: &BTreeMap<String, Vec<u8>>,

@@ -67,6 +67,7 @@ impl Hypervisor for FakeHypervisor {
                     boots_at: after(now, world.boot_time),
                     secret: spec.user_data.as_ref().map(|data| data.expose().clone()),
                     processes: Default::default(),
+                    sessions: Default::default(),
                     files: Default::default(),
                     screen: 0,
                 };

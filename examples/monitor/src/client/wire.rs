@@ -149,6 +149,18 @@ impl Workers {
     }
 }
 
+/// A promise of machines.
+#[derive(Deserialize)]
+pub struct Reservation {
+    /// Its id.
+    pub id: String,
+    /// Until when it holds.
+    #[serde(default)]
+    pub until: Option<String>,
+    /// The machines.
+    pub workers: Vec<String>,
+}
+
 /// A kind of runner on offer.
 #[derive(Deserialize)]
 pub struct Profile {

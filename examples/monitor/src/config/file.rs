@@ -23,6 +23,7 @@ pub(super) struct File {
     pub local: Local,
     pub log: Log,
     pub pace: Pace,
+    pub shell: Shell,
     #[serde(rename = "profile")]
     pub profiles: Vec<Spanned<Profile>>,
 }
@@ -104,6 +105,12 @@ pub(super) struct Pace {
     pub retry_first: Option<Period>,
     pub retry_most: Option<Period>,
     pub orphan_limit: Option<Period>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Shell {
+    pub idle: Option<Spanned<Period>>,
 }
 
 #[derive(Deserialize)]

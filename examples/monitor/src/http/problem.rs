@@ -66,6 +66,12 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     }
 
+    /// Its status and what it says, for where no answer can carry it.
+    pub fn told(self) -> (u16, String) {
+        let (Self::Refused(_, Json(details)) | Self::Failed(_, Json(details))) = self;
+        (details.status, details.detail)
+    }
+
     /// There is too much of it already.
     pub fn too_many(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
@@ -103,6 +109,10 @@ pub fn respond(error: poem::Error) -> Response {
         return error.into_response();
     }
     let status = error.status();
+    if status == StatusCode::UNAUTHORIZED {
+        // What reads may be asked for without a token, until a route wants one.
+        return Problem::unauthorized("this needs the API token").into_response();
+    }
     let detail = match status {
         StatusCode::NOT_FOUND => "there is nothing at this path".to_owned(),
         _ => error.to_string(),

@@ -182,6 +182,16 @@ impl Monitor {
         signal(self.child.as_ref().unwrap().id(), "TERM");
     }
 
+    /// Where it listens, or did.
+    pub fn port(&self) -> u16 {
+        self.url.rsplit_once(':').unwrap().1.parse().unwrap()
+    }
+
+    /// Has the next start listen there.
+    pub fn listen(&mut self, port: u16) {
+        self.config = self.config.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    }
+
     pub fn is_up(&mut self) -> bool {
         let ended = self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some());
         !ended && self.get("/healthz").is_some()
