@@ -49,7 +49,7 @@ pub(crate) enum Command {
     Adjust(ProfileName, Adjust, String, oneshot::Sender<Result<ProfileStatus>>),
     Hold(HoldRequest, oneshot::Sender<Result<Hold>>),
     Unhold(WorkerName, String, oneshot::Sender<Result<()>>),
-    Dismiss(WorkerName, String, oneshot::Sender<Result<()>>),
+    Dismiss(WorkerName, String, bool, oneshot::Sender<Result<()>>),
     Drain(oneshot::Sender<()>),
 }
 

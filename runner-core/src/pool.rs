@@ -270,7 +270,21 @@ impl Pool {
     /// A dropped call may have asked: repeat it to be sure.
     pub async fn retire(&self, worker: &WorkerName, by: &str) -> Result<()> {
         let (worker, by) = (worker.clone(), by.to_owned());
-        self.ask(|answer| Command::Dismiss(worker, by, answer)).await?
+        self.ask(|answer| Command::Dismiss(worker, by, false, answer)).await?
+    }
+
+    /// Retires a reserved worker when its reservation ends, in which someone was: no job is to find what was
+    /// done there. Whoever lets someone in asks this first, so that it holds whatever dies meanwhile. Does
+    /// nothing for a worker that is not reserved.
+    ///
+    /// # Errors
+    /// `NotFound`, `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have asked: repeat it to be sure.
+    pub async fn retire_afterwards(&self, worker: &WorkerName, by: &str) -> Result<()> {
+        let (worker, by) = (worker.clone(), by.to_owned());
+        self.ask(|answer| Command::Dismiss(worker, by, true, answer)).await?
     }
 
     /// What the flight recorder kept of ended workers.

@@ -36,6 +36,9 @@ pub struct Dismissal {
     pub by: String,
     /// Since when.
     pub since: Timestamp,
+    /// Whether its reservation may end first: someone was in it, so it is not for anyone's job any more.
+    #[serde(default)]
+    pub after_reservation: bool,
 }
 
 /// What one profile has instead of what is configured.

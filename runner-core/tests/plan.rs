@@ -294,10 +294,10 @@ impl World {
         }
     }
 
-    fn dismiss(&mut self, workers: &[&str]) {
+    fn dismiss(&mut self, workers: &[&str], after_reservation: bool) {
         for worker in workers {
-            let worker: WorkerName = name(worker);
-            let asked = Dismissal { worker: worker.clone(), by: "ann".to_owned(), since: ago(10) };
+            let (worker, by): (WorkerName, _) = (name(worker), "ann".to_owned());
+            let asked = Dismissal { worker: worker.clone(), by, since: ago(10), after_reservation };
             self.desired.dismissals.insert(worker, asked);
         }
     }
@@ -542,10 +542,45 @@ fn numbers() -> Vec<Row> {
             world()
                 .profile("a", 1, 4)
                 .workers([idle("a-1"), worker("a-2", &[&busy])])
-                .but(|w| w.dismiss(&["a-1", "a-2"])),
+                .but(|w| w.dismiss(&["a-1", "a-2"], false)),
             &[
                 "retire a-1 (deregister, destroy, forget): ann asked for it",
                 "provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1",
+            ],
+            &[],
+        ),
+    ]
+}
+
+fn guests() -> Vec<Row> {
+    let reserved = || {
+        let until = now() + SignedDuration::from_secs(60);
+        let there = world().profile("a", 0, 2).workers([worker("a-1", &[&promised, &marked])]);
+        there.reserve(until, &["a-1"])
+    };
+    vec![
+        row(
+            "a reserved worker that someone asked to go goes",
+            reserved().but(|w| w.dismiss(&["a-1"], false)),
+            &["retire a-1 (deregister, destroy, forget): ann asked for it"],
+            &[],
+        ),
+        row(
+            "a reserved worker that someone was in stays as long as it is reserved",
+            reserved().but(|w| w.dismiss(&["a-1"], true)),
+            &[],
+            &[],
+        ),
+        row(
+            "a worker that someone was in goes when its reservation is over, before a job gets it",
+            world()
+                .profile("a", 0, 2)
+                .workers([idle("a-1")])
+                .jobs(1, &["a"])
+                .but(|w| w.dismiss(&["a-1"], true)),
+            &[
+                "retire a-1 (deregister, destroy, forget): ann asked for it",
+                "provision a-100 from a.1: jobs waiting: 1, workers ready or on their way: 0",
             ],
             &[],
         ),
@@ -1024,7 +1059,7 @@ fn images() -> Vec<Row> {
 }
 
 fn rows() -> Vec<Row> {
-    [numbers(), holds(), room(), blindness(), endings(), reservations(), images()]
+    [numbers(), holds(), guests(), room(), blindness(), endings(), reservations(), images()]
         .into_iter()
         .flatten()
         .collect()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use poem::{Endpoint, EndpointExt, Route, get};
-use runner_core::{EventLog, Hypervisor, Pool, Status, local::LocalQueue};
+use runner_core::{EventLog, Hypervisor, Pool, Status, WorkerName, local::LocalQueue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,7 @@ use crate::{
     metrics::{Meter, Metrics},
     reload::ConfigState,
     shells::Shells,
+    tokens::TokenName,
 };
 
 mod contract;
@@ -21,6 +22,7 @@ mod dashboard;
 mod docs;
 mod door;
 mod events;
+mod explain;
 mod feed;
 mod files;
 mod health;
@@ -31,10 +33,12 @@ mod metrics;
 pub mod openapi;
 mod pool;
 mod problem;
+mod reservations;
 mod server;
 pub mod shell;
 mod strict;
 pub mod tls;
+mod workers;
 
 pub use door::{Admin, Door, Operate};
 use feed::Feed;
@@ -60,6 +64,7 @@ struct Inner {
     pool: Arc<Pool>,
     hypervisor: Arc<dyn Hypervisor>,
     shells: Shells,
+    pictures: workers::Pictures,
     input_limit: u64,
     metrics: Metrics,
     max_streams: usize,
@@ -110,6 +115,7 @@ impl Shared {
             pool: parts.pool,
             hypervisor: parts.hypervisor,
             shells: parts.shells,
+            pictures: workers::Pictures::default(),
             input_limit: parts.input_limit,
             metrics: parts.metrics,
             max_streams: parts.max_streams,
@@ -125,6 +131,11 @@ impl Shared {
     /// The configuration in use, the kinds of runner on offer included.
     fn config(&self) -> Arc<ConfigState> {
         self.0.config.borrow().clone()
+    }
+
+    /// Sees that no job gets a worker that someone was in. Asked before anyone is let in.
+    async fn let_in(&self, worker: &WorkerName, by: &TokenName) -> Result<(), Problem> {
+        Ok(self.0.pool.retire_afterwards(worker, by.as_str()).await?)
     }
 
     /// Held as long as a stream is. Fails when there are too many.
@@ -163,6 +174,9 @@ type Apis = (
     events::EventsApi,
     feed::FeedApi,
     history::HistoryApi,
+    workers::WorkersApi,
+    reservations::ReservationsApi,
+    explain::ExplainApi,
     shell::ShellApi,
     files::FilesApi,
 );
@@ -176,6 +190,9 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         events::EventsApi(shared.clone()),
         feed::FeedApi(shared.clone()),
         history::HistoryApi(shared.clone()),
+        workers::WorkersApi(shared.clone()),
+        reservations::ReservationsApi(shared.clone()),
+        explain::ExplainApi(shared.clone()),
         shell::ShellApi(shared.clone()),
         files::FilesApi(shared.clone()),
     );

@@ -5,12 +5,13 @@ use std::{
     io::Read,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
+    path::Path,
     process::{Command, Stdio},
 };
 
 mod process;
 
-use process::{Process, dir, refused, serve};
+use process::{CONFIG, Process, dir, refused, serve};
 
 #[test]
 fn it_stays_up_with_nothing_that_works_and_ends_well_on_either_signal() {

@@ -118,11 +118,12 @@ impl Engine {
         &mut self,
         worker: WorkerName,
         by: String,
+        after_reservation: bool,
         answer: oneshot::Sender<Result<()>>,
     ) {
         let refusal = match self.workers.get(&worker) {
             None => Some(Error::not_found(format!("worker {worker}"))),
-            Some((Phase::Busy, _)) => {
+            Some((Phase::Busy, _)) if !after_reservation => {
                 let job =
                     self.jobs.get(&worker).map_or("a job".to_owned(), |id| format!("job {id}"));
                 Some(Error::Busy { what: format!("worker {worker}, which runs {job},") })
@@ -132,10 +133,19 @@ impl Engine {
         if let Some(refusal) = refusal {
             return drop(answer.send(Err(refusal)));
         }
-        let text = "to retire it".to_owned();
-        self.say(Subject::Worker(worker.clone()), What::Asked { by: by.clone(), text });
-        let was_held = self.desired.holds.remove(&worker).is_some();
-        let dismissal = Dismissal { worker: worker.clone(), by, since: self.now() };
+        let is_reserved = self.reservations.values().any(|held| held.workers.contains(&worker));
+        if after_reservation && (!is_reserved || self.desired.dismissals.contains_key(&worker)) {
+            return drop(answer.send(Ok(())));
+        }
+        let text = match after_reservation {
+            false => "to retire it",
+            true => "to retire it when its reservation ends, as someone was in it",
+        };
+        let (subject, text) = (Subject::Worker(worker.clone()), text.to_owned());
+        self.say(subject, What::Asked { by: by.clone(), text });
+        let was_held = !after_reservation && self.desired.holds.remove(&worker).is_some();
+        let since = self.now();
+        let dismissal = Dismissal { worker: worker.clone(), by, since, after_reservation };
         self.desired.dismissals.insert(worker.clone(), dismissal.clone());
         let store = self.hands.store.clone();
         tokio::spawn(async move {

@@ -26,7 +26,9 @@ impl Engine {
             }
             Command::Hold(request, answer) => self.grant_hold(request, answer),
             Command::Unhold(worker, by, answer) => self.end_hold(worker, by, answer),
-            Command::Dismiss(worker, by, answer) => self.dismiss(worker, by, answer),
+            Command::Dismiss(worker, by, afterwards, answer) => {
+                self.dismiss(worker, by, afterwards, answer);
+            }
             Command::Drain(answer) => {
                 self.desired.draining = true;
                 self.drained.push(answer);

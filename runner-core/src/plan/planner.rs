@@ -158,9 +158,12 @@ impl<'a> Planner<'a> {
         for (at, worker) in self.observed.workers.values().enumerate() {
             let Some(dismissal) = self.desired.dismissals.get(&worker.name) else { continue };
             let phase = &self.phases[at].1;
-            if worker.in_flight.is_none()
-                && matches!(phase, Phase::Starting | Phase::Idle | Phase::Reserved)
-            {
+            let may_go = match phase {
+                Phase::Starting | Phase::Idle => true,
+                Phase::Reserved => !dismissal.after_reservation,
+                Phase::Busy | Phase::Unseen | Phase::Over(_) => false,
+            };
+            if worker.in_flight.is_none() && may_go {
                 self.retire(worker, Why::Asked { by: dismissal.by.clone() });
             }
         }

@@ -40,11 +40,8 @@ pub struct UnholdArgs {
 
 #[derive(Args)]
 pub struct RetireArgs {
-    /// The worker; a job that runs in it goes on to its end
+    /// The worker; one that runs a job is refused
     worker: String,
-    /// What for; it is kept in the event log
-    #[arg(long, default_value = "")]
-    why: String,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -54,7 +51,7 @@ pub async fn hold(args: HoldArgs) -> anyhow::Result<u8> {
     time.map_err(|error| WrongUse(format!("--for: {error}")))?;
     let client = args.client.client()?;
     let worker = worker(&client, &args.subject).await?;
-    let wish = json!({ "for": args.time, "why": args.why });
+    let wish = json!({ "for": args.time, "purpose": args.why });
     let path = format!("/workers/{}/hold", segment(&worker));
     let answer = client.call(Method::POST, &path, Some(&wish)).await?;
     if args.json {
@@ -79,10 +76,9 @@ pub async fn unhold(args: UnholdArgs) -> anyhow::Result<u8> {
 
 pub async fn retire(args: RetireArgs) -> anyhow::Result<u8> {
     let path = format!("/workers/{}/retire", segment(&args.worker));
-    let wish = json!({ "why": args.why });
-    args.client.client()?.call(Method::POST, &path, Some(&wish)).await?;
+    args.client.client()?.call(Method::POST, &path, None).await?;
     let worker = &args.worker;
-    out::line(format!("worker {worker} is retired once nothing runs in it"))?;
+    out::line(format!("worker {worker} is being retired"))?;
     Ok(0)
 }
 

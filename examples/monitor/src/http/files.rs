@@ -56,7 +56,7 @@ impl FilesApi {
     #[oai(path = "/workers/:name/files", method = "put", operation_id = "put_file")]
     async fn put(
         &self,
-        _admin: Admin,
+        by: Admin,
         name: Path<String>,
         /// Its absolute path in the machine.
         path: Query<String>,
@@ -71,6 +71,7 @@ impl FilesApi {
         })?;
         let worker = worker_name(&name)?;
         let guest = self.0.0.hypervisor.guest(&worker).await?;
+        self.0.let_in(&worker, by.name()).await?;
         let content = content.0.into_bytes().await;
         let content = content.map_err(|error| Problem::bad_request(error.to_string()))?;
         guest.write_file(&path, &content, bits).await?;

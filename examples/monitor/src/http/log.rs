@@ -28,7 +28,7 @@ enum RawLog {
 
 /// A part of a job's log: event `log`, whose id is the offset of what comes after it.
 #[derive(Object)]
-struct LogPart {
+pub struct LogPart {
     /// Where it begins, in bytes from the log's start.
     from: u64,
     /// Where it ends.
@@ -125,7 +125,8 @@ impl LogApi {
 }
 
 impl LogPart {
-    fn new(from: u64, bytes: &Bytes) -> Self {
+    /// What was written from `from` on.
+    pub fn new(from: u64, bytes: &Bytes) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let exact = matches!(text, std::borrow::Cow::Borrowed(_));
         Self {
@@ -134,6 +135,16 @@ impl LogPart {
             base64: (!exact).then(|| STANDARD.encode(bytes)),
             text: text.into_owned(),
         }
+    }
+
+    /// Where it ends.
+    pub fn to(&self) -> u64 {
+        self.to
+    }
+
+    /// Whether it stands for the end.
+    pub fn is_end(&self) -> bool {
+        self.from == u64::MAX
     }
 }
 

@@ -73,7 +73,7 @@ impl ShellApi {
     #[oai(path = "/workers/:name/terminal", method = "get", operation_id = "open_terminal")]
     async fn terminal(
         &self,
-        _admin: Admin,
+        by: Admin,
         name: Path<String>,
         request: &Request,
         socket: WebSocket,
@@ -82,6 +82,7 @@ impl ShellApi {
         let worker = worker_name(&name)?;
         // Refused now, where a plain status can tell it.
         self.0.0.hypervisor.guest(&worker).await?;
+        self.0.let_in(&worker, by.name()).await?;
         let permit = self.0.stream()?;
         let shared = self.0.clone();
         let mut config = WebSocketConfig::default();

@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Nothing in it works, and nothing in it downloads anything.
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 [http]
 listen = "127.0.0.1:0"
 [qemu]

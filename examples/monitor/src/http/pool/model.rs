@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::workers::HoldInfo;
 use poem_openapi::{Enum, Object};
 use runner_core::{
     Profile, Resources, Status,
@@ -80,6 +81,11 @@ pub struct Counts {
     max: u32,
     /// How many jobs wait.
     queued: u32,
+    /// Whether it makes no workers and retires idle ones.
+    paused: bool,
+    /// Who changed its numbers or paused it last, if they are not what is configured.
+    #[oai(skip_serializing_if_is_none)]
+    adjusted_by: Option<String>,
 }
 
 /// An image.
@@ -132,7 +138,7 @@ pub struct ProfileInfo {
 /// Where a worker is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[oai(rename_all = "snake_case")]
-enum PhaseName {
+pub enum PhaseName {
     Starting,
     Idle,
     Reserved,
@@ -147,11 +153,11 @@ enum PhaseName {
 pub struct WorkerInfo {
     /// Its name.
     pub name: String,
-    profile: Option<String>,
+    pub profile: Option<String>,
     forge: Option<String>,
     image: Option<String>,
     /// Where it is in its life.
-    phase: PhaseName,
+    pub phase: PhaseName,
     /// Why it is over.
     ending: Option<String>,
     /// Since when it is in this phase.
@@ -162,6 +168,10 @@ pub struct WorkerInfo {
     reservation: Option<String>,
     /// Whether its machine runs, if there is one.
     running: Option<bool>,
+    /// Who wants its machine kept, and until when.
+    hold: Option<HoldInfo>,
+    /// Who asked to retire it.
+    retired_by: Option<String>,
     /// What its machine takes.
     resources: Option<ResourcesInfo>,
 }
@@ -267,6 +277,8 @@ impl From<&ProfileStatus> for Counts {
             min_idle: status.min_idle,
             max: status.max,
             queued: status.queued,
+            paused: status.adjustment.as_ref().is_some_and(|adjustment| adjustment.paused),
+            adjusted_by: status.adjustment.as_ref().map(|adjustment| adjustment.by.clone()),
         }
     }
 }
@@ -293,6 +305,8 @@ impl From<&WorkerStatus> for WorkerInfo {
             created_at: worker.created_at.map(|at| at.to_string()),
             job: worker.job.as_ref().map(ToString::to_string),
             reservation: worker.reservation.as_ref().map(ToString::to_string),
+            hold: worker.hold.as_ref().map(Into::into),
+            retired_by: worker.dismissal.as_ref().map(|dismissal| dismissal.by.clone()),
             running: instance.map(|i| !matches!(i.state, InstanceState::Stopped(_))),
             resources: instance.map(|instance| (&instance.resources).into()),
         }
