@@ -350,7 +350,7 @@ fn the_pool_is_told_as_it_is() {
     let worker = eventually(|| {
         let workers = server.get("/api/v2/workers").json();
         let idle = |worker: &&Value| worker["phase"] == "idle";
-        workers.as_array().unwrap().iter().find(idle).cloned()
+        workers["workers"].as_array().unwrap().iter().find(idle).cloned()
     });
     let name = worker["name"].as_str().unwrap();
     assert_eq!(server.get(&format!("/api/v2/workers/{name}")).json()["profile"], "micro");

@@ -366,9 +366,14 @@ fn every_route_lets_in_the_roles_that_it_names_and_no_other() {
             assert_eq!(status, 401, "{method} {path} with a token that nobody has");
         }
         // A client needs these before it can have a token.
-        for open in
-            ["/", "/dashboard.js", "/healthz", "/readyz", "/api/v2/openapi.json", "/api/v2/docs"]
-        {
+        for open in [
+            "/",
+            "/dashboard/main.js",
+            "/healthz",
+            "/readyz",
+            "/api/v2/openapi.json",
+            "/api/v2/docs",
+        ] {
             let (status, _) = status_of(&server, "GET", open, None);
             assert!(matches!(status, 200 | 503), "{open}: {status}");
         }
@@ -696,7 +701,7 @@ fn over_tls_the_command_line_trusts_whom_it_is_told_to() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("by TLS"), "{said}");
     let (code, said) = run(&["workers"]);
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("is not trusted") && said.contains("--ca"), "{said}");
     let (code, said) = run(&["workers", "--ca", &certificates.path("key.pem")]);
     assert_eq!(code, Some(1), "{said}");

@@ -79,6 +79,7 @@ fn a_file_is_put_aside_when_it_is_full_and_the_oldest_go() {
     let all = ["monitor.log", "monitor.log.1", "monitor.log.2"];
     let url = eventually(|| fs::read_to_string(data.join("address")).ok());
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    monitor::http::tls::prepare();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let talk = || {
         let request = client.get(format!("{}/healthz", url.trim()));

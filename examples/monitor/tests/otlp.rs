@@ -229,6 +229,7 @@ impl Process {
     fn metrics(&self) -> BTreeMap<String, f64> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
+            monitor::http::tls::prepare();
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let answer = client.get(format!("{}/metrics", self.url)).send().await.unwrap();
             scraped(&answer.text().await.unwrap())

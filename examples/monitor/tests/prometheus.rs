@@ -74,6 +74,7 @@ impl Prometheus {
     /// What is answered, once anything is.
     fn ask(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
         self.runtime.block_on(async {
+            monitor::http::tls::prepare();
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let mut url = reqwest::Url::parse(&format!("{}{path}", self.url)).unwrap();
             url.query_pairs_mut().extend_pairs(query);

@@ -381,7 +381,7 @@ fn who_may_not_open_a_shell_is_told_so() {
     let server = Server::start();
     let worker = common::eventually(|| {
         let workers = server.get("/api/v2/workers").json();
-        let workers = workers.as_array()?.clone();
+        let workers = workers["workers"].as_array()?.clone();
         let idle = workers.iter().find(|worker| worker["phase"] == "idle")?;
         Some(idle["name"].as_str().unwrap().to_owned())
     });
@@ -456,7 +456,8 @@ fn messages_that_make_no_sense_are_answered_and_the_connection_ends() {
     let server = Server::start();
     let worker = common::eventually(|| {
         let workers = server.get("/api/v2/workers").json();
-        let idle = workers.as_array()?.iter().find(|worker| worker["phase"] == "idle")?.clone();
+        let idle =
+            workers["workers"].as_array()?.iter().find(|worker| worker["phase"] == "idle")?.clone();
         Some(idle["name"].as_str().unwrap().to_owned())
     });
     let url = format!("ws://{}/api/v2/workers/{worker}/terminal", server.address);

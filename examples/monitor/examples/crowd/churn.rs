@@ -29,6 +29,7 @@ const TITLES: [&str; 10] = [
 
 /// Keeps jobs coming, for ever.
 pub async fn run(address: SocketAddr, token: Token, kinds: Vec<Kind>) -> anyhow::Result<()> {
+    monitor::http::tls::prepare();
     let client = reqwest::Client::builder().no_proxy().build()?;
     let api = format!("http://{address}/api/v2");
     let begun = tokio::time::Instant::now();

@@ -43,7 +43,7 @@ const OPEN: [&str; 7] = [
 ];
 
 /// Where the files of the page are, which hold nothing of the pool.
-const PAGE_FILES: &str = "/dashboard.";
+const PAGE_FILES: &str = super::dashboard::PARTS;
 
 /// The checks that every request passes.
 #[derive(Clone)]

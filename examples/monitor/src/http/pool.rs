@@ -4,7 +4,11 @@ use poem_openapi::{Object, OpenApi, param::Path, payload::Json};
 use runner_core::{ProfileName, wish::Adjust};
 use serde::Deserialize;
 
-use super::{Admin, Shared, problem::Problem, strict::Strict};
+use super::{
+    Admin, Shared,
+    problem::Problem,
+    strict::{Strict, given},
+};
 
 pub mod model;
 
@@ -92,12 +96,12 @@ fn unknown(profile: &str) -> Problem {
 #[oai(deny_unknown_fields)]
 struct ProfileWish {
     /// How many idle workers to keep ready.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     min_idle: Option<u32>,
     /// How many workers there may be.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     max: Option<u32>,
     /// Whether it makes no workers and retires idle ones.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     paused: Option<bool>,
 }

@@ -6,7 +6,7 @@ use poem_openapi::{
     registry::{MetaSchemaRef, Registry},
     types::{ParseError, ParseFromJSON, ParseResult, Type},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
 /// A `T` in the document, and read by what serde knows of it.
@@ -40,6 +40,15 @@ impl<T: Type> Type for Strict<T> {
     ) -> Box<dyn Iterator<Item = &'a Self::RawElementValueType> + 'a> {
         self.0.raw_element_iter()
     }
+}
+
+/// Reads a key that may be missing and, if it is there, is no null: `deserialize_with`, beside `default`.
+pub fn given<'de, D, T>(value: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(value).map(Some)
 }
 
 impl<T: Type + DeserializeOwned> ParseFromJSON for Strict<T> {

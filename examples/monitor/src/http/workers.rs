@@ -33,7 +33,7 @@ use super::{
     pool::model::{PhaseName, WorkerInfo},
     problem::Problem,
     shell::worker_name,
-    strict::Strict,
+    strict::{Strict, given},
 };
 use crate::config::units::Period;
 
@@ -157,11 +157,11 @@ struct CommandWish {
     #[oai(default)]
     env: BTreeMap<String, String>,
     /// Where to run it; `/` if nowhere else.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     working_dir: Option<String>,
     /// How long it may run, such as `90s`; a minute unless it says otherwise, at most an hour. What runs
     /// longer is killed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     timeout: Option<String>,
 }
 
@@ -198,7 +198,7 @@ impl WorkersApi {
         /// How many at most.
         #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<u32>,
-    ) -> Json<WorkerPage> {
+    ) -> Result<Json<WorkerPage>, Problem> {
         let status = self.0.status();
         let wanted = status.workers.iter().map(WorkerInfo::from).filter(|worker| {
             profile.0.as_ref().is_none_or(|name| worker.profile.as_ref() == Some(name))
@@ -211,7 +211,7 @@ impl WorkersApi {
         let more = workers.len() > limit;
         workers.truncate(limit);
         let next = workers.last().filter(|_| more).map(|worker| worker.name.clone());
-        Json(WorkerPage { workers, next })
+        Ok(Json(WorkerPage { workers, next }))
     }
 
     /// Show a worker

@@ -13,6 +13,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
+use crate::http::tls;
 
 mod convert;
 mod environment;
@@ -34,6 +35,7 @@ pub fn begin(
     target: Target,
     stop: CancellationToken,
 ) -> anyhow::Result<JoinHandle<()>> {
+    tls::prepare();
     let client = Client::builder()
         .timeout(target.timeout)
         .default_headers(target.headers.clone())

@@ -312,7 +312,7 @@ impl Monitor {
     /// The workers in this phase.
     pub fn workers(&self, phase: &str) -> Vec<String> {
         let all = self.get("/api/v2/workers").unwrap_or_default();
-        let all = all.as_array().into_iter().flatten();
+        let all = all["workers"].as_array().into_iter().flatten();
         let such = all.filter(|worker| worker["phase"] == phase);
         such.map(|worker| worker["name"].as_str().unwrap().to_owned()).collect()
     }
