@@ -88,7 +88,8 @@ fn requests_are_counted_by_route_and_have_an_id() {
     assert_eq!(first.status.as_u16(), 404);
     assert_ne!(first.headers["x-request-id"], second.headers["x-request-id"]);
     server.get("/no/such/path");
-    server.send(Method::from_bytes(b"BREW").unwrap(), "/healthz", |request| request);
+    let brew = Method::from_bytes(b"BREW").unwrap();
+    server.send(brew, "/healthz", |request| request.bearer_auth(common::TOKEN));
     let refused =
         server.send(Method::GET, "/healthz", |request| request.header("Host", "elsewhere.example"));
     assert_eq!(refused.status.as_u16(), 421);
