@@ -64,6 +64,10 @@ impl ShellHost {
         self.0.hint.hint();
     }
 
+    pub fn names(&self) -> Vec<String> {
+        self.machines().keys().map(ToString::to_string).collect()
+    }
+
     pub fn machine_count(&self) -> usize {
         self.machines().len()
     }
