@@ -21,6 +21,8 @@ use runner_core::{
     image::{Recipe, RecipeKind},
     local::{JobSpec, JobState, LocalLimits, LocalQueue, Run},
     plan::Subject,
+    pool::HoldRequest,
+    wish::Adjust,
 };
 use tempfile::TempDir;
 
@@ -506,6 +508,12 @@ async fn a_job_survives(damage: impl Fn(&Path)) {
     };
     tokio::time::timeout(limit, begun).await.expect("the job begins");
     let waiting = queue.submit(self::job("echo later"), vec![]).await.unwrap();
+    let worker = queue.job(&job.id).await.unwrap().worker.expect("it runs");
+    let (by, purpose) = ("ann".to_owned(), "to look".to_owned());
+    let until = Clock::system().now() + jiff::SignedDuration::from_hours(1);
+    pool.hold(HoldRequest { worker, until, by, purpose }).await.unwrap();
+    let adjust = Adjust { min_idle: Some(Some(2)), ..Adjust::default() };
+    pool.adjust(&name("small"), adjust, "ann").await.unwrap();
     damage(&path);
     let ended = tokio::time::timeout(limit, queue.wait(&job.id)).await.expect("it ends").unwrap();
     assert_eq!(ended.state.exit_code(), Some(3), "{ended:?}");
@@ -526,7 +534,19 @@ async fn a_job_survives(damage: impl Fn(&Path)) {
         }
     };
     tokio::time::timeout(limit, told).await.expect("an event tells of it");
-    // The workers' records are there again for the next process.
+    // What people asked is there again for the next process.
+    let wished = |table: &str| {
+        let file = rusqlite::Connection::open(&path).unwrap();
+        file.busy_timeout(Duration::from_secs(5)).unwrap();
+        let sql = format!("SELECT count(*) FROM {table} WHERE asker = 'ann'");
+        file.query_row(&sql, [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    let wishes = async {
+        while (wished("holds"), wished("adjustments")) != (1, 1) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(limit, wishes).await.expect("the wishes are written again");
     pool.stop().await;
     assert_eq!(world.crimes(), [""; 0]);
 }
