@@ -207,8 +207,7 @@ pub fn waiting_job(
     for reason in &held {
         told.say(reason.clone());
     }
-    let mut chances = chances(profile, counts, status, now);
-    chances.sort_by_key(|chance| chance.after);
+    let chances = chances(profile, counts, status, now);
     for chance in &chances {
         told.say(chance.text.clone());
     }
@@ -474,5 +473,93 @@ pub fn say(duration: Duration) -> String {
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
         3600..86400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} d {} h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        history::Usual,
+        image::{Recipe, RecipeKind},
+        name::JobId,
+        plan::{Held, WhyNot},
+        resources::Resources,
+    };
+
+    fn now() -> Timestamp {
+        "2026-01-01T12:00:00Z".parse().expect("a time")
+    }
+
+    fn ago(seconds: i64) -> Timestamp {
+        now() - SignedDuration::from_secs(seconds)
+    }
+
+    fn job(id: &str) -> QueuedJob {
+        QueuedJob {
+            id: JobId::new(id).expect("an id"),
+            profile: Some(ProfileName::new("linux").expect("a name")),
+            labels: BTreeSet::new(),
+            reserved_for: None,
+            queued_at: ago(5),
+        }
+    }
+
+    fn busy(serial: u64, seconds: i64) -> WorkerStatus {
+        let profile = ProfileName::new("linux").expect("a name");
+        WorkerStatus {
+            name: WorkerName::of(&profile, serial),
+            profile: Some(profile),
+            forge: None,
+            runner: None,
+            image: None,
+            phase: Phase::Busy,
+            since: ago(seconds),
+            created_at: None,
+            job: None,
+            reservation: None,
+            instance: None,
+            hold: None,
+            dismissal: None,
+        }
+    }
+
+    /// A profile that has all of its two workers, which began 50 s and 10 s ago.
+    fn full(forge: &ForgeName, usual: Usual) -> Status {
+        let name = ProfileName::new("linux").expect("a name");
+        let recipe = Recipe { profile: name.clone(), kind: RecipeKind::Micro {} };
+        let profile = Profile::new(forge.clone(), recipe, Resources::default());
+        let counts = ProfileStatus { busy: 2, max: 2, offered: true, usual, ..Default::default() };
+        let subject = Subject::Profile(name.clone());
+        Status {
+            profiles: [(name, counts)].into(),
+            offered: [profile].into(),
+            workers: vec![busy(1, 10), busy(2, 50)],
+            queued: [(forge.clone(), vec![job("1-a"), job("2-b"), job("3-c")])].into(),
+            held: vec![Held { subject, why_not: WhyNot::AtMax { max: 2 } }],
+            forges: [(forge.clone(), crate::plan::Sight::Seen)].into(),
+            hypervisor: crate::plan::Sight::Seen,
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_job_is_likely_to_start_when_those_before_it_have_got_their_workers() {
+        let forge = ForgeName::new("local").expect("a name");
+        let (run, boot) = (Duration::from_secs(60), Duration::from_secs(3));
+        let usual = Usual { boot: Some(boot), run: Some(run), build: None };
+        let status = full(&forge, usual);
+        // The worker that began 50 s ago has 10 s to go, the other 50 s; then their successors boot.
+        let expected = [("1-a", Some(13)), ("2-b", Some(53)), ("3-c", None)];
+        for (id, seconds) in expected {
+            let told = waiting_job(&job(id), &forge, &status, now());
+            assert_eq!(told.estimate, seconds.map(Duration::from_secs), "{told:#?}");
+        }
+        let unknown = full(&forge, Usual::default());
+        let told = waiting_job(&job("1-a"), &forge, &unknown, now());
+        assert_eq!(told.estimate, None);
+        let says = |part: &str| told.lines.iter().any(|line| line.text.contains(part));
+        assert!(says("the profile has all of its 2 workers"), "{told:#?}");
+        assert!(says("nothing tells when it will start"), "{told:#?}");
     }
 }
