@@ -105,7 +105,8 @@ pub async fn control_c_interrupts_what_runs_in_the_foreground(bench: Bench) {
     needs!(bench.has_guests(), "no guests");
     let guest = bench.guest("a-1").await;
     let mut reader = Reader::open(&guest, "p", true, &["/bin/sh"]).await;
-    reader.write("echo begun; sleep 1000\r").await;
+    // What says that it has begun is in the foreground by then: an interrupt before would race with the shell.
+    reader.write("sh -c 'echo begun; exec sleep 1000'\r").await;
     reader.until(0, "\nbegun\r\n").await;
     reader.write("\x03").await;
     // What is typed before the interrupted program is gone would be forgotten with it.
