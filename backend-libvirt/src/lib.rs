@@ -1,0 +1,1 @@
+//! Runs instances as libvirt domains, here or on another host.

@@ -1,0 +1,1 @@
+//! Single-use runners on GitHub: JIT registration, webhooks, scale sets and artifact proof.
