@@ -9,7 +9,7 @@ use backend_qemu::{Accel, ImageConfig, ImageStore, QemuConfig, QemuHypervisor};
 use runner_core::{Hypervisor, ImageBuilder, OwnerId, Result, hypervisor::HypervisorCapabilities};
 
 use crate::{
-    config::{self, Config},
+    config::{self, Config, HypervisorKind},
     data_dir,
     opening::Opening,
 };
@@ -68,9 +68,14 @@ pub async fn trial(config: &Config, root: PathBuf) -> Result<(Arc<dyn Hypervisor
     Ok((Arc::new(hypervisor), why))
 }
 
-/// The program that runs machines.
-pub fn program(config: &Config) -> PathBuf {
-    config.qemu.binary.clone().unwrap_or_else(|| "qemu-system-x86_64".into())
+/// The program that runs machines, if it is this process that runs it.
+pub fn program(config: &Config) -> Option<PathBuf> {
+    match &config.hypervisor.kind {
+        HypervisorKind::Qemu { binary } => {
+            Some(binary.clone().unwrap_or_else(|| "qemu-system-x86_64".into()))
+        }
+        HypervisorKind::Libvirt(_) => None,
+    }
 }
 
 /// What QEMU can do, known before it is there.
@@ -84,14 +89,14 @@ const QEMU: HypervisorCapabilities = HypervisorCapabilities {
 
 fn qemu(config: &Config, root: PathBuf, owner: OwnerId) -> QemuConfig {
     let mut qemu = QemuConfig::new(root, owner);
-    if let Some(binary) = &config.qemu.binary {
-        qemu.qemu.clone_from(binary);
+    if let Some(binary) = program(config) {
+        qemu.qemu = binary;
     }
-    qemu.accel = match config.qemu.accel {
+    qemu.accel = match config.hypervisor.accel {
         config::Accel::Auto => Accel::Auto,
         config::Accel::Kvm => Accel::Kvm,
         config::Accel::Tcg => Accel::Tcg,
     };
-    qemu.capacity.clone_from(&config.qemu.capacity);
+    qemu.capacity.clone_from(&config.hypervisor.capacity);
     qemu
 }

@@ -45,6 +45,7 @@ pub(super) async fn check(
             return vec![Check::failure("guest", found, way_out)];
         }
     };
+    let section = subject.config.hypervisor.section();
     say("acceleration");
     let opened = compose::trial(&subject.config, scratch.path().join("machines"));
     let (hypervisor, why) = match timeout(OPEN, opened).await {
@@ -64,11 +65,11 @@ pub(super) async fn check(
     checks.push(match fits {
         Ok(Ok(())) => Check::ok("capacity", "every profile fits on this host"),
         Ok(Err(error)) => {
-            let way_out = "ask for less in the profile, or raise the capacity in [qemu]";
+            let way_out = format!("ask for less in the profile, or raise the capacity in {section}");
             Check::failure("capacity", error.to_string(), way_out)
         }
         Err(error) => {
-            let way_out = "set vcpus, memory and disk in [qemu]";
+            let way_out = format!("set vcpus, memory and disk in {section}");
             Check::failure("capacity", chain(&error), way_out)
         }
     });
@@ -106,7 +107,7 @@ pub(super) async fn check(
         Err(error) => Check::failure(
             "guest",
             error,
-            "try accel = \"tcg\" in [qemu]; if that helps, the host's KVM is broken",
+            format!("try accel = \"tcg\" in {section}; if that helps, the host's KVM is broken"),
         ),
     });
     if let Err(error) = destroyed {
@@ -118,7 +119,7 @@ pub(super) async fn check(
 
 fn acceleration(subject: &Subject, why: &str) -> Check {
     let name = "acceleration";
-    if subject.config.qemu.accel == Accel::Auto && why.starts_with("TCG") {
+    if subject.config.hypervisor.accel == Accel::Auto && why.starts_with("TCG") {
         let way_out = "mend KVM, or live with emulation: it is several times slower";
         return Check::warning(name, why, way_out);
     }

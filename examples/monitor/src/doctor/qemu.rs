@@ -25,7 +25,8 @@ const DEVICES: [&str; 7] = [
 ];
 
 pub(super) async fn check(subject: &Subject) -> Vec<Check> {
-    let program = compose::program(&subject.config).display().to_string();
+    let Some(program) = compose::program(&subject.config) else { return Vec::new() };
+    let program = program.display().to_string();
     let install = "install it: apt install qemu-system-x86, or name it in [qemu] binary";
     let version = match ask(&program, &["--version"]).await {
         Ok(answer) => answer,
