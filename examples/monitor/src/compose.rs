@@ -14,6 +14,41 @@ use crate::{
     opening::Opening,
 };
 
+#[cfg(feature = "libvirt")]
+mod libvirt;
+
+/// What stands where libvirt would be: no configuration that asks for it is accepted.
+#[cfg(not(feature = "libvirt"))]
+mod libvirt {
+    use std::{path::PathBuf, sync::Arc};
+
+    use runner_core::{Error, Hypervisor, OwnerId, Result};
+
+    use crate::config::{Config, LibvirtConfig};
+
+    fn missing() -> Error {
+        Error::unsupported("libvirt, as this program was built without it,")
+    }
+
+    pub(super) fn hypervisor(
+        _: &Config,
+        _: &LibvirtConfig,
+        _: PathBuf,
+        _: &OwnerId,
+    ) -> Result<Arc<dyn Hypervisor>> {
+        Err(missing())
+    }
+
+    pub(super) async fn trial(
+        _: &Config,
+        _: &LibvirtConfig,
+        _: PathBuf,
+        _: OwnerId,
+    ) -> Result<(Arc<dyn Hypervisor>, String)> {
+        Err(missing())
+    }
+}
+
 /// What makes machines and images.
 pub struct Backends {
     /// Makes the machines.
@@ -33,15 +68,23 @@ pub async fn backends(
     owner: &OwnerId,
 ) -> anyhow::Result<Backends> {
     let images = images(config, data_dir).await?;
-    let qemu = qemu(config, data_dir.join("instances"), owner.clone());
-    let open = move || {
-        let qemu = qemu.clone();
-        async move {
-            let hypervisor: Arc<dyn Hypervisor> = Arc::new(QemuHypervisor::open(qemu).await?);
-            Result::Ok(hypervisor)
+    let root = data_dir.join("instances");
+    let hypervisor: Arc<dyn Hypervisor> = match &config.hypervisor.kind {
+        HypervisorKind::Qemu { .. } => {
+            let qemu = qemu(config, root, owner.clone());
+            let open = move || {
+                let qemu = qemu.clone();
+                async move {
+                    let hypervisor: Arc<dyn Hypervisor> =
+                        Arc::new(QemuHypervisor::open(qemu).await?);
+                    Result::Ok(hypervisor)
+                }
+            };
+            Arc::new(Opening::new(ALL, open))
         }
+        HypervisorKind::Libvirt(section) => libvirt::hypervisor(config, section, root, owner)?,
     };
-    Ok(Backends { hypervisor: Arc::new(Opening::new(QEMU, open)), builder: Arc::new(images) })
+    Ok(Backends { hypervisor, builder: Arc::new(images) })
 }
 
 /// The images that a configuration's service has in `data_dir`.
@@ -61,6 +104,9 @@ pub async fn images(config: &Config, data_dir: &Path) -> Result<ImageStore> {
 /// When it cannot be used.
 pub async fn trial(config: &Config, root: PathBuf) -> Result<(Arc<dyn Hypervisor>, String)> {
     let owner = OwnerId::new("doctor")?;
+    if let HypervisorKind::Libvirt(section) = &config.hypervisor.kind {
+        return libvirt::trial(config, section, root, owner).await;
+    }
     let hypervisor = QemuHypervisor::open(qemu(config, root, owner)).await?;
     let accel = hypervisor.accel();
     let engine = format!("{:?}", accel.engine).to_uppercase();
@@ -78,8 +124,8 @@ pub fn program(config: &Config) -> Option<PathBuf> {
     }
 }
 
-/// What QEMU can do, known before it is there.
-const QEMU: HypervisorCapabilities = HypervisorCapabilities {
+/// What all of them can do, known before one is there.
+const ALL: HypervisorCapabilities = HypervisorCapabilities {
     changes: true,
     guest: true,
     screenshot: true,
