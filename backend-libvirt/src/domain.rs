@@ -33,7 +33,6 @@ mod mark;
 mod template;
 #[cfg(test)]
 mod tests;
-mod tree;
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +41,11 @@ use runner_core::{Resources, Result, WorkerName, image::DiskFormat};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use self::{mac::MacAddress, mark::mark, template::Template};
+pub(crate) use self::{
+    mac::{MacAddress, id},
+    mark::mark,
+    template::Template,
+};
 
 /// What runs the guest's code, once that is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

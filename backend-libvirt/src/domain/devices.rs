@@ -5,10 +5,8 @@ use std::collections::BTreeSet;
 use runner_core::Result;
 use xot::Node;
 
-use super::{
-    BootFiles, DiskSource, DomainDisk, DomainNetwork, DomainSpec, NetworkSource, Role,
-    tree::{Element, Tree, element, path_text},
-};
+use super::{BootFiles, DiskSource, DomainDisk, DomainNetwork, DomainSpec, NetworkSource, Role};
+use crate::xml::{Element, Tree, element, path_text};
 
 const AGENT: &str = "org.qemu.guest_agent.0";
 /// The serial number of a seed disk.

@@ -3,10 +3,8 @@
 use runner_core::Result;
 use xot::Node;
 
-use super::{
-    BootFiles, DomainSpec, VirtType,
-    tree::{Tree, element, path_text},
-};
+use super::{BootFiles, DomainSpec, VirtType};
+use crate::xml::{Tree, element, path_text};
 
 /// Where a guest finds its user data, as backend-qemu has it.
 const USER_DATA_ENTRY: &str = "opt/runner/user-data";

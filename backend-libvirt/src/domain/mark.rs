@@ -11,7 +11,7 @@
 use machine_disks::Mark;
 use runner_core::{Error, OwnerId, Result};
 
-use super::tree::{Tree, element};
+use crate::xml::{Tree, element};
 
 /// The namespace of our metadata. Another form of the mark would get another number.
 pub(crate) const NAMESPACE: &str = "urn:single-use-runner:instance:1";

@@ -9,7 +9,7 @@ use std::{
 
 use runner_core::{Error, Result};
 
-use super::tree::{MAX_BYTES, Tree};
+use crate::xml::{MAX_BYTES, Tree};
 
 /// The document that a domain's is made from.
 #[derive(Debug, Clone)]

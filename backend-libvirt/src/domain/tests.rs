@@ -6,10 +6,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use runner_core::{Error, ImageId, OwnerId, ProfileName};
 
-use super::{
-    tree::{Tree, element},
-    *,
-};
+use super::*;
+use crate::xml::{Tree, element};
 
 fn example_mark() -> Mark {
     Mark {
@@ -26,7 +24,7 @@ fn of(mark: &Mark) -> DomainSpec<'_> {
     DomainSpec {
         name: &mark.name,
         uuid: Uuid::from_u128(0x1234_5678_9abc_4def_8123_4567_89ab_cdef),
-        mac: MacAddress::new([0x52, 1, 2, 3, 4, 5]),
+        mac: MacAddress::of(&mark.owner, &mark.name),
         virt: VirtType::Kvm,
         emulator: None,
         resources: &mark.resources,

@@ -1,4 +1,4 @@
-//! A document as a tree that can be changed, and the one door through which text gets into it.
+//! A document of libvirt's as a tree that can be changed, and the one door through which text gets into it.
 
 use std::path::Path;
 
@@ -52,6 +52,20 @@ impl Element {
 }
 
 impl Tree {
+    /// A document of one element.
+    ///
+    /// # Errors
+    /// `Invalid` for text that XML cannot hold.
+    pub(crate) fn of(element: Element) -> Result<Self> {
+        let mut xot = Xot::new();
+        let name = xot.add_name(element.name);
+        let root = xot.new_element(name);
+        let document = xot.new_document_with_element(root).map_err(broken)?;
+        let mut tree = Self { xot, document, root };
+        tree.fill(root, element)?;
+        Ok(tree)
+    }
+
     /// Reads a document, whose name is `source` in errors.
     ///
     /// # Errors
@@ -208,6 +222,12 @@ impl Tree {
     pub(crate) fn append(&mut self, parent: Node, element: Element) -> Result<Node> {
         let name = self.xot.add_name(element.name);
         let node = self.xot.new_element(name);
+        self.fill(node, element)?;
+        self.xot.append(parent, node).map_err(broken)?;
+        Ok(node)
+    }
+
+    fn fill(&mut self, node: Node, element: Element) -> Result<()> {
         for (name, value) in &element.attributes {
             self.set_attribute(node, name, value)?;
         }
@@ -218,8 +238,7 @@ impl Tree {
         for child in element.children {
             self.append(node, child)?;
         }
-        self.xot.append(parent, node).map_err(broken)?;
-        Ok(node)
+        Ok(())
     }
 
     /// Puts a copy of `original`, which may be of this tree only, into `parent`.
@@ -255,17 +274,10 @@ impl Tree {
         element: Element,
     ) -> Result<Node> {
         let (prefix, namespace) = (self.xot.add_prefix(prefix), self.xot.add_namespace(uri));
-        let node = self.append(parent, Element { name: element.name, ..Element::default() })?;
-        self.xot.set_namespace(node, prefix, namespace);
         let name = self.xot.add_name_ns(element.name, namespace);
+        let node = self.append(parent, element)?;
+        self.xot.set_namespace(node, prefix, namespace);
         self.xot.set_element_name(node, name);
-        for (name, value) in &element.attributes {
-            self.set_attribute(node, name, value)?;
-        }
-        if let Some(text) = &element.text {
-            check(element.name, text)?;
-            self.xot.append_text(node, text).map_err(broken)?;
-        }
         Ok(node)
     }
 }
@@ -287,7 +299,7 @@ fn check(what: &str, text: &str) -> Result<()> {
         None => Ok(()),
         Some(c) => Err(Error::invalid(
             format!("{what} {text:?}"),
-            format!("a domain's document cannot hold the character {c:?}"),
+            format!("a document cannot hold the character {c:?}"),
         )),
     }
 }
