@@ -28,12 +28,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use machine_disks::{
-    DiskMode, Entries, Mark, RootDisks,
-    entries::Access,
-    overlay,
-    private::{self, is_missing},
-};
+use machine_disks::{DiskMode, Entries, Mark, RootDisks, entries::Access, overlay, private};
 use runner_core::{
     Error, OwnerId, Result, WorkerName,
     hypervisor::{ExitReason, InstanceSpec},
@@ -44,10 +39,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::{Furnished, Storage};
 use crate::{
     domain::{BootFiles, DiskSource, DomainDisk, Role},
+    error::{self, blocking, is_missing},
     profile_dir::ProfileFiles,
 };
 
-const BACKEND: &str = "libvirt";
 const CONSOLE: &str = "console.log";
 const EXIT: &str = "exit.json";
 const SEED: &str = "seed.img";
@@ -139,7 +134,7 @@ impl Storage for Directory {
             if read_exit(&path, &name)?.is_some() {
                 return Ok(());
             }
-            let failed = |error| failed(format!("remember why {name} ended"), error);
+            let failed = |error| error::io(format!("remember why {name} ended"), error);
             let text = serde_json::to_vec(&reason).map_err(|error| failed(error.into()))?;
             match private::write(&path, &text) {
                 // It was removed this instant.
@@ -166,7 +161,7 @@ impl Storage for Directory {
                 return Ok(0);
             };
             let length = file.metadata().map(|metadata| metadata.len());
-            length.map_err(|error| failed(format!("look at the console of {name}"), error))
+            length.map_err(|error| error::io(format!("look at the console of {name}"), error))
         })
         .await
     }
@@ -180,7 +175,7 @@ impl Storage for Directory {
             let mut piece = vec![0; limit];
             let read = file.read_at(&mut piece, offset);
             let read =
-                read.map_err(|error| failed(format!("read the console of {name}"), error))?;
+                read.map_err(|error| error::io(format!("read the console of {name}"), error))?;
             piece.truncate(read);
             Ok(piece.into())
         })
@@ -206,7 +201,7 @@ impl Storage for Directory {
             match trim() {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
                 result => {
-                    result.map_err(|error| failed(format!("trim the console of {name}"), error))
+                    result.map_err(|error| error::io(format!("trim the console of {name}"), error))
                 }
             }
         })
@@ -221,7 +216,7 @@ impl Inner {
         let entry = entry.ok_or_else(|| Error::not_found(format!("the record of {name}")))?;
         let make = |what: &str| {
             let doing = format!("make the {what} of {name}");
-            move |error| failed(doing, error)
+            move |error| error::io(doing, error)
         };
         let own = |file: PathBuf, format, role| DomainDisk {
             source: DiskSource::File(file),
@@ -281,7 +276,7 @@ impl Inner {
         match options.open(entry.path.join(CONSOLE)) {
             Ok(file) => Ok(Some(file)),
             Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(failed(format!("open the console of {name}"), error)),
+            Err(error) => Err(error::io(format!("open the console of {name}"), error)),
         }
     }
 }
@@ -290,29 +285,8 @@ fn read_exit(path: &Path, name: &WorkerName) -> Result<Option<ExitReason>> {
     match fs::read(path) {
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
         Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(failed(format!("read why {name} ended"), error)),
+        Err(error) => Err(error::io(format!("read why {name} ended"), error)),
     }
-}
-
-fn failed(doing: String, source: io::Error) -> Error {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Exhausted {
-            resource: "disk space".to_owned(),
-            needed: format!("more to {doing}"),
-            available: "none".to_owned(),
-        },
-        _ => Error::backend(BACKEND, doing, source),
-    }
-}
-
-/// Runs what blocks on the disk off the runtime's threads.
-async fn blocking<R: Send + 'static>(
-    doing: &'static str,
-    work: impl FnOnce() -> Result<R> + Send + 'static,
-) -> Result<R> {
-    // It fails when the work panics, or the runtime is going away.
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::backend(BACKEND, doing, error))?
 }
 
 #[cfg(test)]

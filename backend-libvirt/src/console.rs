@@ -1,0 +1,75 @@
+//! What a guest writes to its serial console: the past from the log, and what comes as the log grows.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::stream;
+use runner_core::{Result, WorkerName, hypervisor::Console};
+use tokio::time::sleep;
+
+use crate::{storage::Storage, watch::Watched};
+
+/// How much of the past is shown.
+const KEEP: u64 = 1024 * 1024;
+/// How often to look for more.
+const POLL: Duration = Duration::from_millis(100);
+const PIECE: usize = 64 * 1024;
+
+/// What is kept of the console, and, when `follow` has the domain that writes it, what comes until that ends.
+pub(crate) async fn read(
+    storage: Arc<dyn Storage>,
+    name: WorkerName,
+    follow: Option<Arc<Watched>>,
+) -> Result<Console> {
+    let size = storage.console_size(&name).await?;
+    let reader = Reader { storage, name, at: size.saturating_sub(KEEP), end: size, follow };
+    Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
+        let mut reader = reader?;
+        match reader.next().await {
+            Ok(Some(piece)) => Some((Ok(piece), Some(reader))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })))
+}
+
+struct Reader {
+    storage: Arc<dyn Storage>,
+    name: WorkerName,
+    at: u64,
+    /// Where to stop, unless it follows.
+    end: u64,
+    follow: Option<Arc<Watched>>,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            // Before reading: what it wrote before it ended is then read too.
+            let follow = self.follow.clone().filter(|watched| !watched.has_ended());
+            if let Some(piece) = self.piece().await? {
+                return Ok(Some(piece));
+            }
+            let Some(watched) = follow else {
+                return Ok(None);
+            };
+            tokio::select! {
+                () = sleep(POLL) => {}
+                () = watched.ended() => {}
+            }
+        }
+    }
+
+    async fn piece(&mut self) -> Result<Option<Bytes>> {
+        let left = match self.follow {
+            Some(_) => PIECE,
+            None => self.end.saturating_sub(self.at).min(PIECE as u64) as usize,
+        };
+        if left == 0 {
+            return Ok(None);
+        }
+        let piece = self.storage.read_console(&self.name, self.at, left).await?;
+        self.at += piece.len() as u64;
+        Ok((!piece.is_empty()).then_some(piece))
+    }
+}
