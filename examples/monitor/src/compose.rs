@@ -26,6 +26,10 @@ mod libvirt {
 
     use crate::config::{Config, LibvirtConfig};
 
+    pub(super) fn check(_: &LibvirtConfig) -> Result<()> {
+        Err(missing())
+    }
+
     fn missing() -> Error {
         Error::unsupported("libvirt, as this program was built without it,")
     }
@@ -85,6 +89,14 @@ pub async fn backends(
         HypervisorKind::Libvirt(section) => libvirt::hypervisor(config, section, root, owner)?,
     };
     Ok(Backends { hypervisor, builder: Arc::new(images) })
+}
+
+/// Whether libvirt can be asked for what a configuration says.
+///
+/// # Errors
+/// `Invalid`, naming what cannot work.
+pub fn check(section: &config::LibvirtConfig) -> Result<()> {
+    libvirt::check(section)
 }
 
 /// The images that a configuration's service has in `data_dir`.

@@ -104,7 +104,7 @@ impl Config {
         let http = http::http(&source, base, file.http)?;
         let tokens = tokens::tokens(&source, base, file.tokens)?;
         let pace = pace(&source, file.pace)?;
-        let hypervisor = hypervisor::hypervisor(&source, base, file.qemu, file.libvirt)?;
+        let mut hypervisor = hypervisor::hypervisor(&source, base, http.listen, file.qemu, file.libvirt)?;
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {
@@ -114,7 +114,12 @@ impl Config {
         let mut profiles: Vec<Profile> = Vec::with_capacity(file.profiles.len());
         for (index, section) in file.profiles.into_iter().enumerate() {
             let (span, key) = (section.span(), format!("profile[{index}]"));
+            let reach = section.as_ref().reach.clone();
             let profile = profile(&source, base, &key, section)?;
+            if let Err(problem) = hypervisor.let_reach(&profile, reach) {
+                let place = source.key_in(&span, "reach");
+                return Err(source.problem(Some(place), format!("{key}.reach"), problem));
+            }
             if profiles.iter().any(|other| other.name == profile.name) {
                 let place = source.key_in(&span, "name");
                 let problem = format!("there is a profile {} already; rename one", profile.name);

@@ -198,6 +198,15 @@ fn every_mistake_is_named_with_the_way_out() {
         ("[qemu]\nmemory = \"2GB\"\n", "", &[":2:", "qemu.memory", "GiB"]),
         ("[qemu]\nmemory = \"1000KiB\"\n", "", &[":2:", "qemu.memory", "whole number of MiB"]),
         ("[qemu]\n[libvirt]\n", "", &[":2:", "libvirt", "one hypervisor", "remove"]),
+        ("[libvirt]\nuri = \"xen:///\"\n", "", &[":1:", "libvirt", "qemu:///system"]),
+        ("[libvirt]\nsubnet = \"10.0.0.1\"\n", "", &[":1:", "libvirt", "10.20.30.0/24"]),
+        ("[libvirt]\nreach = [\"1.2.3.4\"]\n", "", &[":2:", "libvirt.reach", "tcp:192.0.2.1:443"]),
+        ("", "reach = [\"tcp:192.0.2.1:443\"]\n", &["profile[0].reach", "restricted"]),
+        (
+            "",
+            "network = \"restricted\"\nreach = [\"tcp:192.0.2.1:443\"]\n",
+            &["profile[0].reach", "[libvirt]"],
+        ),
         ("[libvirt]\ndisks = \"raw\"\n", "", &[":2:", "libvirt.disks", "`overlay`", "`reflink`"]),
         (
             "[local]\ntimeout = \"soon\"\n",

@@ -2,12 +2,15 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use backend_libvirt::{LibvirtConfig, LibvirtHypervisor, LibvirtUri, Virt};
+use backend_libvirt::{
+    DiskMode, LibvirtConfig, LibvirtHypervisor, LibvirtUri, NetworkConfig, Virt,
+    network::{Allowed, MakeNetwork, Plug, Protocol},
+};
 use runner_core::{Hypervisor, OwnerId, Result};
 
 use super::ALL;
 use crate::{
-    config::{self, Accel, Config},
+    config::{self, Accel, Config, Disks, NetworkKind, units::Reach},
     opening::Opening,
 };
 
@@ -53,5 +56,44 @@ fn libvirt(
         Accel::Tcg => Virt::Qemu,
     };
     libvirt.capacity.clone_from(&config.hypervisor.capacity);
+    libvirt.disks = match section.disks {
+        Disks::Auto => DiskMode::Auto,
+        Disks::Overlay => DiskMode::Overlay,
+        Disks::Reflink => DiskMode::Reflink,
+        Disks::Copy => DiskMode::Copy,
+    };
+    libvirt.network = network(&section.network)?;
+    libvirt.profiles.clone_from(&section.profiles);
     Ok(libvirt)
+}
+
+pub(super) fn check(section: &config::LibvirtConfig) -> Result<()> {
+    LibvirtUri::new(&section.uri)?;
+    network(&section.network).map(|_| ())
+}
+
+fn network(section: &config::LibvirtNetwork) -> Result<NetworkConfig> {
+    let name = section.name.clone();
+    let subnet = section.subnet.parse()?;
+    let make = |nat| Some(MakeNetwork { nat, subnet });
+    let plug = match section.kind {
+        NetworkKind::User => Plug::User,
+        NetworkKind::Nat => Plug::Network { name, make: make(true) },
+        NetworkKind::Isolated => Plug::Network { name, make: make(false) },
+        NetworkKind::Bridge => Plug::Bridge { name },
+    };
+    let profiles = section.profile_reach.iter();
+    Ok(NetworkConfig {
+        plug,
+        isolated: section.isolate,
+        allow: section.reach.iter().map(allowed).collect(),
+        allow_profile: profiles
+            .map(|(profile, reach)| (profile.clone(), reach.iter().map(allowed).collect()))
+            .collect(),
+    })
+}
+
+fn allowed(reach: &Reach) -> Allowed {
+    let protocol = if reach.tcp { Protocol::Tcp } else { Protocol::Udp };
+    Allowed { protocol, address: reach.address, port: reach.port }
 }

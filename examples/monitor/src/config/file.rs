@@ -10,7 +10,7 @@ use super::{
     http::Http,
     hypervisor::{Libvirt, Qemu},
     tokens::TokenSection,
-    units::{Period, Size},
+    units::{Period, Reach, Size},
 };
 
 #[derive(Deserialize, Default)]
@@ -107,6 +107,8 @@ pub(super) struct Profile {
     pub max: Option<u32>,
     #[serde(default)]
     pub network: Network,
+    #[serde(default)]
+    pub reach: BTreeSet<Reach>,
     pub start_timeout: Option<Period>,
     pub offline_timeout: Option<Period>,
     pub image_max_age: Option<Period>,

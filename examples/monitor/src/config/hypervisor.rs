@@ -1,12 +1,21 @@
 //! What makes the machines: QEMU itself, or libvirt here or on another host.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
 
-use runner_core::Capacity;
+use runner_core::{Capacity, Profile, ProfileName, hypervisor::Network};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, mib, place::Source, units::Size};
+use super::{
+    ConfigError, mib,
+    place::Source,
+    units::{Reach, Size},
+};
+use crate::compose;
 
 /// What makes the machines.
 #[derive(Debug, Clone)]
@@ -54,14 +63,22 @@ pub struct LibvirtNetwork {
     pub name: String,
     /// What it is.
     pub kind: NetworkKind,
+    /// The addresses of a network that has to be made.
+    pub subnet: String,
     /// Whether machines are kept from talking to each other.
     pub isolate: bool,
+    /// What restricted machines reach, whatever their profile.
+    pub reach: BTreeSet<Reach>,
+    /// What the restricted machines of a profile reach besides.
+    pub profile_reach: BTreeMap<ProfileName, BTreeSet<Reach>>,
 }
 
 /// What a network is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkKind {
+    /// None: the emulator itself passes on what machines say. Needs no rights, and is slow.
+    User,
     /// One of libvirt's that reaches out through the host. Made when missing.
     #[default]
     Nat,
@@ -121,7 +138,9 @@ pub(super) struct Libvirt {
     disks: Disks,
     network: Option<String>,
     network_kind: NetworkKind,
-    isolate: bool,
+    subnet: Option<String>,
+    isolate: Option<bool>,
+    reach: BTreeSet<Reach>,
     profiles: Option<PathBuf>,
 }
 
@@ -133,11 +152,33 @@ impl HypervisorConfig {
             HypervisorKind::Libvirt(_) => "[libvirt]",
         }
     }
+
+    /// Lets the restricted machines of a profile reach something.
+    pub(super) fn let_reach(
+        &mut self,
+        profile: &Profile,
+        reach: BTreeSet<Reach>,
+    ) -> Result<(), &'static str> {
+        if reach.is_empty() {
+            return Ok(());
+        }
+        if profile.network != Network::Restricted {
+            return Err("machines that are not restricted reach everything; set network = \"restricted\"");
+        }
+        match &mut self.kind {
+            HypervisorKind::Libvirt(libvirt) if libvirt.network.kind != NetworkKind::User => {
+                libvirt.network.profile_reach.insert(profile.name.clone(), reach);
+                Ok(())
+            }
+            _ => Err("only [libvirt] with a network of its own lets restricted machines reach something"),
+        }
+    }
 }
 
 pub(super) fn hypervisor(
     source: &Source<'_>,
     base: &Path,
+    listen: SocketAddr,
     qemu: Option<Spanned<Qemu>>,
     libvirt: Option<Spanned<Libvirt>>,
 ) -> Result<HypervisorConfig, ConfigError> {
@@ -157,6 +198,13 @@ pub(super) fn hypervisor(
         return Err(source.problem(Some(span), "libvirt", problem));
     }
     let section = section.into_inner();
+    // Machines reach the service itself, unless only this host does.
+    let monitor = match listen.ip() {
+        IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => {
+            Some(Reach::tcp(address, listen.port()))
+        }
+        _ => None,
+    };
     let capacity = capacity(source, "libvirt", section.vcpus, section.memory, section.disk)?;
     let libvirt = LibvirtConfig {
         uri: section.uri.unwrap_or_else(|| "qemu:///system".to_owned()),
@@ -165,10 +213,16 @@ pub(super) fn hypervisor(
         network: LibvirtNetwork {
             name: section.network.unwrap_or_else(|| "default".to_owned()),
             kind: section.network_kind,
-            isolate: section.isolate,
+            subnet: section.subnet.unwrap_or_else(|| "192.168.122.0/24".to_owned()),
+            isolate: section.isolate.unwrap_or(true),
+            reach: section.reach.into_iter().chain(monitor).collect(),
+            profile_reach: BTreeMap::new(),
         },
         profiles: section.profiles.map(|path| base.join(path)),
     };
+    if let Err(error) = compose::check(&libvirt) {
+        return Err(source.problem(Some(span), "libvirt", error.to_string()));
+    }
     let kind = HypervisorKind::Libvirt(libvirt);
     Ok(HypervisorConfig { accel: section.accel, capacity, kind })
 }
