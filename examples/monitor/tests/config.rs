@@ -79,7 +79,7 @@ fn the_samples_comments_are_true() {
 fn is_toml(line: &str) -> bool {
     let key = line.split_once(" = ").map_or("", |(key, _)| key);
     let is_key = !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    is_key || line.starts_with("[[")
+    is_key || line.starts_with("[") && line.ends_with("]")
 }
 
 #[test]
