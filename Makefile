@@ -30,7 +30,7 @@ check: ## Formatting, lints and documentation, with warnings denied
 	cargo lint
 	RUSTDOCFLAGS="-D warnings" cargo docs
 
-bench: install-run ## Measure: medians, and ratios against the alternative in the same run
+bench: install-libvirt ## Measure: medians, and ratios against the alternative in the same run
 	@scripts/bench
 
 mutants: ## Plant known bugs, one at a time, and see the storms notice each
