@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use machine_disks::DiskMode;
 use runner_core::{Capacity, OwnerId};
 use serde::{Deserialize, Serialize};
 
-use crate::uri::LibvirtUri;
+use crate::{network::NetworkConfig, uri::LibvirtUri};
 
 /// How libvirt is used.
 #[derive(Debug, Clone)]
@@ -20,6 +21,13 @@ pub struct LibvirtConfig {
     pub capacity: Option<Capacity>,
     /// Where instances' disks and marks live.
     pub directory: PathBuf,
+    /// How instances get their disks.
+    pub disks: DiskMode,
+    /// What instances are plugged into.
+    pub network: NetworkConfig,
+    /// Where profiles have directories of their own, with a template, user data and the like; see the module
+    /// `profile_dir` for what is in them. A profile without one has the built-in template.
+    pub profiles: Option<PathBuf>,
     /// How long the daemon may take for one thing, 1 s at least. A start may take this long.
     pub patience: Duration,
 }
@@ -33,6 +41,9 @@ impl LibvirtConfig {
             virt: Virt::Auto,
             capacity: None,
             directory: directory.into(),
+            disks: DiskMode::Auto,
+            network: NetworkConfig::default(),
+            profiles: None,
             patience: Duration::from_secs(30),
         }
     }

@@ -11,6 +11,7 @@ mod domains;
 mod guests;
 mod host;
 mod link;
+pub(crate) mod networks;
 mod threads;
 
 use std::{

@@ -1,7 +1,7 @@
 //! The hypervisor itself: every promise of the trait, kept by the files around.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use guest_agent::AgentGuest;
 use jiff::Timestamp;
+use machine_disks::Mark;
 use runner_core::{
     Capacity, Changes, Error, Guest, Hint, Hypervisor, Resources, Result, WorkerName,
     error::chain,
@@ -25,10 +26,13 @@ use crate::{
     config::LibvirtConfig,
     connection::{Connection, Domain, Life, OnEvent},
     console, create,
-    domain::{self, DomainSpec, Mark, VirtType},
+    domain::{self, DomainSpec, MacAddress, VirtType},
     error::{self, backend},
-    exit, screenshot,
-    storage::{Local, Storage},
+    exit,
+    network::Networks,
+    profile_dir::ProfileFiles,
+    screenshot,
+    storage::{Storage, directory::Directory},
     turn::{Doing, Turns},
     uri::Driver,
     watch::{Seen, Watch, Watched},
@@ -48,10 +52,11 @@ pub struct LibvirtHypervisor {
 struct Inner {
     config: LibvirtConfig,
     virt: VirtType,
-    connection: Connection,
+    connection: Arc<Connection>,
     /// For what waits for guests: many of those that hang must not keep the list waiting.
     guests: Arc<Connection>,
     storage: Arc<dyn Storage>,
+    networks: Networks,
     watch: Arc<Watch>,
     hint: Hint,
     turns: Turns,
@@ -86,8 +91,13 @@ impl LibvirtHypervisor {
         let (uri, patience) = (&config.uri, config.patience);
         let connection =
             Connection::open(uri.clone(), patience, Some(on_event), hint.clone()).await?;
+        let connection = Arc::new(connection);
         let guests = Connection::open(uri.clone(), patience, None, Hint::default()).await?;
-        let storage: Arc<dyn Storage> = Arc::new(Local(config.directory.clone()));
+        let storage: Arc<dyn Storage> = Arc::new(
+            Directory::open(config.directory.clone(), config.owner.clone(), config.disks).await?,
+        );
+        let networks =
+            Networks::new(connection.clone(), config.network.clone(), config.owner.clone());
         let virt = match uri.driver() {
             Driver::Test => VirtType::Test,
             Driver::Qemu => VirtType::Qemu,
@@ -98,6 +108,7 @@ impl LibvirtHypervisor {
             connection,
             guests: Arc::new(guests),
             storage,
+            networks,
             watch,
             hint,
             turns: Turns::default(),
@@ -105,9 +116,12 @@ impl LibvirtHypervisor {
             slow: Arc::new(Semaphore::new(1)),
             admission: tokio::sync::Mutex::default(),
         });
+        let mut living = BTreeSet::new();
         for instance in inner.list().await? {
             tracing::info!(worker = %instance.name, state = ?instance.state, "Found an instance.");
+            living.insert(instance.name);
         }
+        inner.networks.sweep(&living).await?;
         let recorder = tokio::spawn(record(inner.watch.clone(), inner.storage.clone()));
         Ok(Self { inner, recorder: recorder.abort_handle() })
     }
@@ -231,14 +245,7 @@ impl Inner {
             );
             return Err(Error::busy(what));
         }
-        let mark = Mark {
-            owner: self.config.owner.clone(),
-            name: name.clone(),
-            profile: spec.profile.clone(),
-            image: spec.image.id.clone(),
-            resources: spec.resources.clone(),
-            created_at: Timestamp::now(),
-        };
+        let mark = Mark::of(spec, &self.config.owner, Timestamp::now());
         {
             let _admission = self.admission.lock().await;
             create::check_room(&self.capacity().await?, &self.used().await?, spec)?;
@@ -257,26 +264,39 @@ impl Inner {
     /// Makes and starts the domain of an instance whose storage has begun.
     async fn launch(&self, spec: &InstanceSpec, watched: &Watched) -> Result<()> {
         let name = &spec.name;
-        let furnished = self.storage.furnish(spec).await?;
-        let kernel = match &spec.image.boot {
-            runner_core::image::Boot::Kernel { kernel, initrd, command_line } => {
-                Some((kernel.as_path(), initrd.as_path(), command_line.as_str()))
-            }
-            _ => None,
-        };
-        let document = domain::document(&DomainSpec {
-            name,
-            uuid: watched.uuid,
-            virt: self.virt,
-            resources: &spec.resources,
-            kernel,
-            console_log: furnished.console_log.as_ref(),
-            mark: &watched.mark,
-        })?;
+        let files = self.files(spec).await?;
+        let furnished = self.storage.furnish(spec, &files).await?;
+        let network = self.networks.plug(spec).await?;
+        let document = domain::document(
+            &files.template,
+            &DomainSpec {
+                name,
+                uuid: watched.uuid,
+                mac: MacAddress::of(&self.config.owner, name),
+                virt: self.virt,
+                emulator: None,
+                resources: &spec.resources,
+                boot: furnished.boot,
+                disks: furnished.disks,
+                user_data: furnished.user_data,
+                network: Some(network),
+                console_log: Some(&furnished.console_log),
+                mark: &watched.mark,
+            },
+        )?;
         let defined = self.connection.define(document).await;
         defined.map_err(|failure| failure.doing(format!("define {name}")))?;
         let started = self.connection.start(watched.uuid).await;
         started.map_err(|failure| failure.doing(format!("start {name}")))
+    }
+
+    /// What the operator keeps of the instance's profile.
+    async fn files(&self, spec: &InstanceSpec) -> Result<ProfileFiles> {
+        let Some(profiles) = self.config.profiles.clone() else {
+            return Ok(ProfileFiles::none());
+        };
+        let profile = spec.profile.clone();
+        error::blocking("read a profile", move || ProfileFiles::read(&profiles, &profile)).await
     }
 
     /// Removes what is left of a creation that failed, if it is certain that nothing runs.
@@ -294,6 +314,7 @@ impl Inner {
                 }
                 None => {}
             }
+            self.networks.unplug(name).await?;
             self.storage.remove(name).await?;
             self.watch.forget(watched.uuid);
             Ok::<_, Error>(())
@@ -326,6 +347,7 @@ impl Inner {
                 undefined.map_err(|failure| failure.doing(format!("undefine {name}")))?;
             }
         }
+        self.networks.unplug(name).await?;
         self.storage.remove(name).await?;
         for watched in self.watch.named(name) {
             self.watch.forget(watched.uuid);
@@ -364,8 +386,7 @@ impl Inner {
 
     /// What there is of one name.
     async fn find(&self, name: &WorkerName) -> Result<Option<Found>> {
-        let entries = self.storage.entries().await?;
-        let entry = entries.into_iter().find(|mark| mark.name == *name);
+        let entry = self.storage.entry(name).await?;
         if let Some(domain) = self.domain(name).await?
             && let Some(mark) = self.ours(&domain).await?
         {
@@ -404,9 +425,9 @@ impl Inner {
 
     /// Reads the mark of a domain from its document, if it is ours.
     fn mark(&self, domain: &Domain, document: &str) -> Result<Option<Mark>> {
-        // A copy that someone made of a domain of ours has our mark, and another name.
-        let mark = domain::mark(document)?;
-        Ok(mark.filter(|mark| mark.owner == self.config.owner && mark.name.as_str() == domain.name))
+        let mark = domain::mark(document, &self.config.owner)?;
+        // It may have been renamed since its document was asked for.
+        Ok(mark.filter(|mark| mark.name.as_str() == domain.name))
     }
 
     /// What the list says of it; nothing if it is gone by now.

@@ -1,7 +1,8 @@
 //! Runs instances as libvirt domains, here or on another host.
 //!
 //! Read in this order: [`config`] says what can be chosen; `connection.rs` how libvirt is called, and `events.rs`
-//! how it calls us; `domain.rs` what it is told a machine is, and `storage.rs` where a machine's disks are;
+//! how it calls us; `domain.rs` what it is told a machine is, `profile_dir.rs` what of that is the operator's, `storage.rs` where a machine's
+//! disks are, and `network.rs` what it is plugged into;
 //! `create.rs` and `hypervisor.rs` how an instance begins, is found and ends; `watch.rs` and `exit.rs` what is
 //! noticed in between; `agent.rs` and `console.rs` how its inside is reached.
 //!
@@ -22,13 +23,19 @@ mod error;
 #[expect(unsafe_code, reason = "the crate `virt` has no wrapper for events")]
 mod events;
 mod exit;
+mod filter;
 pub mod hypervisor;
+pub mod network;
+mod profile_dir;
 mod screenshot;
 mod storage;
 mod turn;
 mod uri;
 mod watch;
+mod xml;
 
 pub use config::{LibvirtConfig, Virt};
 pub use hypervisor::LibvirtHypervisor;
+pub use machine_disks::DiskMode;
+pub use network::NetworkConfig;
 pub use uri::LibvirtUri;

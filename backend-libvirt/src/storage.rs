@@ -1,78 +1,114 @@
-//! Throw-away: replaced by the other half of this crate.
-use std::{fs, path::PathBuf};
+//! Where an instance's disks and its record lie.
+//!
+//! A record is made before anything else of an instance and removed after everything else of it, so that whatever
+//! was cut short is found: [`Storage::begin`], [`Storage::furnish`], then the domain; and on the way back the
+//! domain, then [`Storage::remove`].
+
+pub(crate) mod directory;
+
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use machine_disks::Mark;
 use runner_core::{
     Result, WorkerName,
     hypervisor::{ExitReason, InstanceSpec},
 };
 
-use crate::{domain::Mark, error};
+use crate::{
+    domain::{BootFiles, DomainDisk},
+    profile_dir::ProfileFiles,
+};
 
+/// What a domain finds on its host.
+#[derive(Debug)]
 pub(crate) struct Furnished {
-    pub(crate) console_log: Option<PathBuf>,
+    pub(crate) boot: BootFiles,
+    pub(crate) disks: Vec<DomainDisk>,
+    /// User data for a guest without a disk to boot from.
+    pub(crate) user_data: Option<PathBuf>,
+    /// What gets the guest's words.
+    pub(crate) console_log: PathBuf,
 }
 
+/// A place for disks and records that one owner has to itself.
+///
+/// # Contract
+/// - **Ours only.** What lacks our mark is never listed or touched.
+/// - **Idempotent by name.** Removing what is not there succeeds.
+/// - **A list is whole or it is an error.**
+/// - **Room is held until it is free.** A record is listed until the rest of the instance is gone.
 #[async_trait]
-pub(crate) trait Storage: Send + Sync {
+pub(crate) trait Storage: Send + Sync + 'static {
+    /// Records an instance that is about to be made.
+    ///
+    /// # Errors
+    /// `Busy` for a name that has something here already, ours or not; `Exhausted`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// May be dropped or killed: the record is there, whole, or it is not.
     async fn begin(&self, mark: &Mark) -> Result<()>;
-    async fn furnish(&self, spec: &InstanceSpec) -> Result<Furnished>;
+
+    /// Makes the disks of an instance that has a record.
+    ///
+    /// # Errors
+    /// `Invalid` for user data that is too long, `Exhausted`, `Backend`. What was made goes with the record.
+    ///
+    /// # Cancel safety
+    /// As above.
+    async fn furnish(&self, spec: &InstanceSpec, files: &ProfileFiles) -> Result<Furnished>;
+
+    /// Every record of ours, by name.
+    ///
+    /// # Errors
+    /// `Backend` when one could not be read.
     async fn entries(&self) -> Result<Vec<Mark>>;
+
+    /// The record of one instance.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be read.
+    async fn entry(&self, name: &WorkerName) -> Result<Option<Mark>>;
+
+    /// Removes what an instance had, and then its record. Its domain is gone.
+    ///
+    /// # Errors
+    /// `Backend` when something could not be removed; the record is listed still.
+    ///
+    /// # Cancel safety
+    /// May be dropped or killed: repeat it until it succeeds.
     async fn remove(&self, name: &WorkerName) -> Result<()>;
+
+    /// Remembers why an instance ended. The first reason is the true one; the others follow from it. Nothing
+    /// happens if there is no such instance.
+    ///
+    /// # Errors
+    /// `Exhausted`, `Backend`.
     async fn set_exit(&self, name: &WorkerName, reason: &ExitReason) -> Result<()>;
+
+    /// Why an instance ended, if that was remembered.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be read.
     async fn exit(&self, name: &WorkerName) -> Result<Option<ExitReason>>;
+
+    /// How much the guest wrote to its console so far, in bytes.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be found out.
     async fn console_size(&self, name: &WorkerName) -> Result<u64>;
+
+    /// Up to `limit` bytes of the console from `offset` on; none at its end, or if there is no such instance.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be read.
     async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Bytes>;
-}
 
-pub(crate) struct Local(pub(crate) PathBuf);
-
-#[async_trait]
-impl Storage for Local {
-    async fn begin(&self, mark: &Mark) -> Result<()> {
-        let path = self.0.join(mark.name.as_str());
-        fs::create_dir_all(&path)
-            .and_then(|()| fs::write(path.join("mark.json"), serde_json::to_vec(mark)?))
-            .map_err(|e| error::io("begin", e))
-    }
-    async fn furnish(&self, spec: &InstanceSpec) -> Result<Furnished> {
-        Ok(Furnished { console_log: Some(self.0.join(spec.name.as_str()).join("console.log")) })
-    }
-    async fn entries(&self) -> Result<Vec<Mark>> {
-        let mut all = Vec::new();
-        for e in fs::read_dir(&self.0).map_err(|e| error::io("list", e))?.flatten() {
-            if let Ok(text) = fs::read(e.path().join("mark.json")) {
-                all.extend(serde_json::from_slice(&text));
-            }
-        }
-        Ok(all)
-    }
-    async fn remove(&self, name: &WorkerName) -> Result<()> {
-        match fs::remove_dir_all(self.0.join(name.as_str())) {
-            Err(e) if !error::is_missing(&e) => Err(error::io("remove", e)),
-            _ => Ok(()),
-        }
-    }
-    async fn set_exit(&self, name: &WorkerName, reason: &ExitReason) -> Result<()> {
-        let path = self.0.join(name.as_str()).join("exit.json");
-        if !path.exists() {
-            let _ = fs::write(path, serde_json::to_vec(reason).unwrap_or_default());
-        }
-        Ok(())
-    }
-    async fn exit(&self, name: &WorkerName) -> Result<Option<ExitReason>> {
-        Ok(fs::read(self.0.join(name.as_str()).join("exit.json"))
-            .ok()
-            .and_then(|t| serde_json::from_slice(&t).ok()))
-    }
-    async fn console_size(&self, name: &WorkerName) -> Result<u64> {
-        Ok(fs::metadata(self.0.join(name.as_str()).join("console.log")).map_or(0, |m| m.len()))
-    }
-    async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Bytes> {
-        let all = fs::read(self.0.join(name.as_str()).join("console.log")).unwrap_or_default();
-        let from = (offset as usize).min(all.len());
-        let to = (from + limit).min(all.len());
-        Ok(Bytes::copy_from_slice(&all[from..to]))
-    }
+    /// Gives back the room of all but the last `keep` bytes of the console. Offsets stay what they are. Where
+    /// that cannot be done, nothing happens.
+    ///
+    /// # Errors
+    /// `Backend` when it failed.
+    async fn trim_console(&self, name: &WorkerName, keep: u64) -> Result<()>;
 }

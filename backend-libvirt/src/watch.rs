@@ -5,13 +5,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use machine_disks::Mark;
 use runner_core::{Hint, hypervisor::ExitReason};
 use tokio::sync::{Notify, futures::Notified, watch};
 use uuid::Uuid;
 use virt::sys;
 
 use crate::{
-    domain::Mark,
     events::{Event, What},
     exit,
 };

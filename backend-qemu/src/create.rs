@@ -2,6 +2,10 @@
 
 use std::{fs::File, path::Path};
 
+use machine_disks::{
+    overlay,
+    seed::{self, Seed},
+};
 use runner_core::{
     Error, Resources, Result,
     hypervisor::InstanceSpec,
@@ -12,7 +16,6 @@ use crate::{
     argv::{Extras, file},
     error,
     instance_dir::InstanceDir,
-    overlay, seed,
 };
 
 /// Refuses a specification that cannot work, whatever the host has.
@@ -87,7 +90,8 @@ pub(crate) fn furnish(spec: &InstanceSpec, directory: &InstanceDir) -> Result<Ex
             extras.disk = true;
             if *user_data == UserDataDelivery::NoCloud {
                 let text = spec.user_data.as_ref().map_or("", |text| text.expose());
-                seed::write(&directory.join(file::SEED), &spec.name, text)?;
+                let seed = Seed { name: &spec.name, meta_data: None, user_data: text, files: &[] };
+                seed::write(&directory.join(file::SEED), seed)?;
                 extras.seed = true;
             }
         }
