@@ -32,7 +32,7 @@ use machine_disks::{DiskMode, Entries, Mark, RootDisks, entries::Access, overlay
 use runner_core::{
     Error, OwnerId, Result, WorkerName,
     hypervisor::{ExitReason, InstanceSpec},
-    image::{Boot, DiskFormat},
+    image::{Boot, DiskFormat, Image},
 };
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -93,6 +93,11 @@ impl Storage for Directory {
             inner.entries.make(&mark, |_| Ok(())).map(|_| ())
         })
         .await
+    }
+
+    async fn prepare(&self, _image: &Image) -> Result<()> {
+        // It is here.
+        Ok(())
     }
 
     async fn furnish(&self, spec: &InstanceSpec, files: &ProfileFiles) -> Result<Furnished> {
@@ -297,7 +302,7 @@ mod tests {
     use runner_core::{
         ImageId, ProfileName, Resources, Secret,
         hypervisor::Network,
-        image::{Image, Recipe, RecipeKind, UserDataDelivery},
+        image::{Recipe, RecipeKind, UserDataDelivery},
     };
 
     use super::*;
