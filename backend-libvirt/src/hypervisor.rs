@@ -520,6 +520,7 @@ impl Inner {
         Ok(Capacity {
             vcpus: host.processors,
             memory_mib: host.memory_mib - (host.memory_mib / 8).max(512).min(host.memory_mib),
+            disk_mib: self.storage.room_mib().await?,
             ..Capacity::default()
         })
     }

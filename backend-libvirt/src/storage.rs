@@ -70,6 +70,12 @@ pub(crate) struct Furnished {
 /// - **Room is held until it is free.** A record is listed until the rest of the instance is gone.
 #[async_trait]
 pub(crate) trait Storage: Send + Sync + 'static {
+    /// What all instances together may fill, in MiB: what is free, and what they have taken already.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be measured.
+    async fn room_mib(&self) -> Result<u64>;
+
     /// Records an instance that is about to be made.
     ///
     /// # Errors

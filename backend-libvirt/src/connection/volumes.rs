@@ -13,7 +13,6 @@ use virt::{
     storage_pool::StoragePool,
     storage_vol::StorageVol,
     stream::Stream,
-    sys,
 };
 
 use super::{Connection, Failure, Kind};
@@ -70,6 +69,22 @@ impl Connection {
         let pool = pool.to_owned();
         self.call(Kind::Look, move |connect| {
             connect.lookup_storage_pool_by_name(&pool)?.list_volumes()
+        })
+        .await
+    }
+
+    /// What is free in a pool and what these volumes of it take, in bytes.
+    pub(crate) async fn pool_room(&self, pool: &str, volumes: Vec<String>) -> Result<u64, Failure> {
+        let pool = pool.to_owned();
+        self.call(Kind::Look, move |connect| {
+            let pool = connect.lookup_storage_pool_by_name(&pool)?;
+            let mut room = pool.info()?.available;
+            for volume in volumes {
+                let volume = pool.lookup_storage_vol_by_name(&volume);
+                let info = present(volume.and_then(|volume| volume.info()))?;
+                room = room.saturating_add(info.map_or(0, |info| info.allocation));
+            }
+            Ok(room)
         })
         .await
     }

@@ -87,6 +87,20 @@ impl Directory {
 
 #[async_trait]
 impl Storage for Directory {
+    async fn room_mib(&self) -> Result<u64> {
+        self.run("measure the disk", |inner| {
+            let measure = || {
+                let disk = rustix::fs::statvfs(inner.entries.path())?;
+                Ok::<_, io::Error>(disk.f_bavail.saturating_mul(disk.f_frsize))
+            };
+            let free = measure().map_err(|error| error::io("measure the disk", error))?;
+            let entries = inner.entries.list()?;
+            let taken: u64 = entries.iter().map(|entry| taken(&entry.path)).sum();
+            Ok(free.saturating_add(taken) >> 20)
+        })
+        .await
+    }
+
     async fn begin(&self, mark: &Mark) -> Result<()> {
         let mark = mark.clone();
         self.run("record an instance", move |inner| {
@@ -284,6 +298,12 @@ impl Inner {
             Err(error) => Err(error::io(format!("open the console of {name}"), error)),
         }
     }
+}
+
+/// What the files of an instance take on the disk, in bytes.
+fn taken(directory: &Path) -> u64 {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks() * 512).sum()
 }
 
 fn read_exit(path: &Path, name: &WorkerName) -> Result<Option<ExitReason>> {

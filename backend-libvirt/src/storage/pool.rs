@@ -298,6 +298,14 @@ impl Pool {
 
 #[async_trait]
 impl Storage for Pool {
+    async fn room_mib(&self) -> Result<u64> {
+        let volumes = self.volumes().await?;
+        let ours = volumes.iter().filter(|volume| volume.instance().is_some());
+        let ours = ours.map(|volume| volume.render(&self.owner)).collect();
+        let room = self.connection.pool_room(&self.pool, ours).await;
+        Ok(room.map_err(self.fail("measure the room"))? >> 20)
+    }
+
     async fn begin(&self, mark: &Mark) -> Result<()> {
         let name = &mark.name;
         let volumes = self.volumes().await?;
