@@ -16,6 +16,7 @@ use runner_core::{
     hypervisor::{
         Console, ExitReason, HypervisorCapabilities, Instance, InstanceSpec, InstanceState, Png,
     },
+    image::Image,
 };
 use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
 use tracing::Instrument;
@@ -32,7 +33,7 @@ use crate::{
     network::Networks,
     profile_dir::ProfileFiles,
     screenshot,
-    storage::{Storage, directory::Directory},
+    storage::{self, Storage},
     turn::{Doing, Turns},
     uri::Driver,
     watch::{Seen, Watch, Watched},
@@ -93,9 +94,7 @@ impl LibvirtHypervisor {
             Connection::open(uri.clone(), patience, Some(on_event), hint.clone()).await?;
         let connection = Arc::new(connection);
         let guests = Connection::open(uri.clone(), patience, None, Hint::default()).await?;
-        let storage: Arc<dyn Storage> = Arc::new(
-            Directory::open(config.directory.clone(), config.owner.clone(), config.disks).await?,
-        );
+        let storage: Arc<dyn Storage> = storage::open(&config, &connection).await?;
         let networks =
             Networks::new(connection.clone(), config.network.clone(), config.owner.clone());
         let virt = match uri.driver() {
@@ -179,6 +178,10 @@ impl Hypervisor for LibvirtHypervisor {
 
     async fn instances(&self) -> Result<Vec<Instance>> {
         self.inner.list().await
+    }
+
+    async fn prepare(&self, image: &Image) -> Result<()> {
+        self.inner.storage.prepare(image).await
     }
 
     fn changes(&self) -> Changes {
@@ -517,6 +520,7 @@ impl Inner {
         Ok(Capacity {
             vcpus: host.processors,
             memory_mib: host.memory_mib - (host.memory_mib / 8).max(512).min(host.memory_mib),
+            disk_mib: self.storage.room_mib().await?,
             ..Capacity::default()
         })
     }

@@ -38,4 +38,5 @@ pub use config::{LibvirtConfig, Virt};
 pub use hypervisor::LibvirtHypervisor;
 pub use machine_disks::DiskMode;
 pub use network::NetworkConfig;
+pub use storage::StorageConfig;
 pub use uri::LibvirtUri;

@@ -32,7 +32,7 @@ use machine_disks::{DiskMode, Entries, Mark, RootDisks, entries::Access, overlay
 use runner_core::{
     Error, OwnerId, Result, WorkerName,
     hypervisor::{ExitReason, InstanceSpec},
-    image::{Boot, DiskFormat},
+    image::{Boot, DiskFormat, Image},
 };
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -87,12 +87,31 @@ impl Directory {
 
 #[async_trait]
 impl Storage for Directory {
+    async fn room_mib(&self) -> Result<u64> {
+        self.run("measure the disk", |inner| {
+            let measure = || {
+                let disk = rustix::fs::statvfs(inner.entries.path())?;
+                Ok::<_, io::Error>(disk.f_bavail.saturating_mul(disk.f_frsize))
+            };
+            let free = measure().map_err(|error| error::io("measure the disk", error))?;
+            let entries = inner.entries.list()?;
+            let taken: u64 = entries.iter().map(|entry| taken(&entry.path)).sum();
+            Ok(free.saturating_add(taken) >> 20)
+        })
+        .await
+    }
+
     async fn begin(&self, mark: &Mark) -> Result<()> {
         let mark = mark.clone();
         self.run("record an instance", move |inner| {
             inner.entries.make(&mark, |_| Ok(())).map(|_| ())
         })
         .await
+    }
+
+    async fn prepare(&self, _image: &Image) -> Result<()> {
+        // It is here.
+        Ok(())
     }
 
     async fn furnish(&self, spec: &InstanceSpec, files: &ProfileFiles) -> Result<Furnished> {
@@ -281,6 +300,12 @@ impl Inner {
     }
 }
 
+/// What the files of an instance take on the disk, in bytes.
+fn taken(directory: &Path) -> u64 {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks() * 512).sum()
+}
+
 fn read_exit(path: &Path, name: &WorkerName) -> Result<Option<ExitReason>> {
     match fs::read(path) {
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
@@ -297,7 +322,7 @@ mod tests {
     use runner_core::{
         ImageId, ProfileName, Resources, Secret,
         hypervisor::Network,
-        image::{Image, Recipe, RecipeKind, UserDataDelivery},
+        image::{Recipe, RecipeKind, UserDataDelivery},
     };
 
     use super::*;
