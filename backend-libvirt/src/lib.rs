@@ -29,6 +29,7 @@ pub mod network;
 mod profile_dir;
 mod screenshot;
 mod storage;
+pub mod survey;
 mod turn;
 mod uri;
 mod watch;

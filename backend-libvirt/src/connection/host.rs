@@ -19,6 +19,15 @@ impl Connection {
         .await
     }
 
+    /// Of libvirt, and of the emulator if there is one.
+    pub(crate) async fn versions(&self) -> Result<(u32, Option<u32>), Failure> {
+        self.call(Kind::Look, |connect| {
+            let libvirt = connect.lib_version()?;
+            Ok((libvirt, connect.hyp_version().ok().filter(|version| *version > 0)))
+        })
+        .await
+    }
+
     /// What the host and its emulators can do, as libvirt says it in XML.
     pub(crate) async fn capabilities(&self) -> Result<String, Failure> {
         self.call(Kind::Look, |connect| connect.capabilities()).await

@@ -30,6 +30,10 @@ mod libvirt {
         Err(missing())
     }
 
+    pub(super) async fn survey(_: &Config, _: &LibvirtConfig) -> Result<super::Libvirt> {
+        Err(missing())
+    }
+
     fn missing() -> Error {
         Error::unsupported("libvirt, as this program was built without it,")
     }
@@ -97,6 +101,42 @@ pub async fn backends(
 /// `Invalid`, naming what cannot work.
 pub fn check(section: &config::LibvirtConfig) -> Result<()> {
     libvirt::check(section)
+}
+
+/// What libvirt has for machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Libvirt {
+    /// The daemon's version.
+    pub daemon: String,
+    /// The version of the emulator, if there is one.
+    pub hypervisor: Option<String>,
+    /// Whether either is older than what was tried.
+    pub is_old: bool,
+    /// The emulator that runs machines without KVM.
+    pub translated: Option<String>,
+    /// The emulator that runs machines with KVM, which libvirt has not tried.
+    pub accelerated: Option<String>,
+    /// What machines are connected to.
+    pub network: LibvirtNetwork,
+}
+
+/// What machines are connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LibvirtNetwork {
+    /// It is there and active; or none is needed.
+    Active,
+    /// It is there.
+    Inactive,
+    /// It is not there yet.
+    Missing,
+}
+
+/// Looks at what libvirt has for the machines of a configuration. Changes nothing.
+///
+/// # Errors
+/// When it cannot be reached.
+pub async fn survey(config: &Config, section: &config::LibvirtConfig) -> Result<Libvirt> {
+    libvirt::survey(config, section).await
 }
 
 /// The images that a configuration's service has in `data_dir`.

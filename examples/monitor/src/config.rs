@@ -104,7 +104,8 @@ impl Config {
         let http = http::http(&source, base, file.http)?;
         let tokens = tokens::tokens(&source, base, file.tokens)?;
         let pace = pace(&source, file.pace)?;
-        let mut hypervisor = hypervisor::hypervisor(&source, base, http.listen, file.qemu, file.libvirt)?;
+        let mut hypervisor =
+            hypervisor::hypervisor(&source, base, http.listen, file.qemu, file.libvirt)?;
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {

@@ -5,10 +5,11 @@ use std::{path::PathBuf, sync::Arc};
 use backend_libvirt::{
     DiskMode, LibvirtConfig, LibvirtHypervisor, LibvirtUri, NetworkConfig, Virt,
     network::{Allowed, MakeNetwork, Plug, Protocol},
+    survey::{self, NetworkState, Version},
 };
 use runner_core::{Hypervisor, OwnerId, Result};
 
-use super::ALL;
+use super::{ALL, Libvirt, LibvirtNetwork};
 use crate::{
     config::{self, Accel, Config, Disks, NetworkKind, units::Reach},
     opening::Opening,
@@ -65,6 +66,30 @@ fn libvirt(
     libvirt.network = network(&section.network)?;
     libvirt.profiles.clone_from(&section.profiles);
     Ok(libvirt)
+}
+
+/// What the tests have seen: older ones may do.
+const TRIED: (Version, Version) =
+    (Version { major: 9, minor: 0, release: 0 }, Version { major: 7, minor: 2, release: 0 });
+
+pub(super) async fn survey(config: &Config, section: &config::LibvirtConfig) -> Result<Libvirt> {
+    // Nothing is kept for whoever looks.
+    let owner = OwnerId::new("doctor")?;
+    let libvirt = libvirt(config, section, PathBuf::new(), owner)?;
+    let found = survey::survey(&libvirt).await?;
+    let path = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+    Ok(Libvirt {
+        daemon: found.daemon.to_string(),
+        hypervisor: found.hypervisor.map(|version| version.to_string()),
+        is_old: found.daemon < TRIED.0 || found.hypervisor.is_some_and(|qemu| qemu < TRIED.1),
+        translated: path(found.translated),
+        accelerated: path(found.accelerated),
+        network: match found.network {
+            NetworkState::NotNeeded | NetworkState::Active => LibvirtNetwork::Active,
+            NetworkState::Inactive => LibvirtNetwork::Inactive,
+            NetworkState::ToBeMade | NetworkState::Missing => LibvirtNetwork::Missing,
+        },
+    })
 }
 
 pub(super) fn check(section: &config::LibvirtConfig) -> Result<()> {

@@ -163,14 +163,18 @@ impl HypervisorConfig {
             return Ok(());
         }
         if profile.network != Network::Restricted {
-            return Err("machines that are not restricted reach everything; set network = \"restricted\"");
+            return Err(
+                "machines that are not restricted reach everything; set network = \"restricted\"",
+            );
         }
         match &mut self.kind {
             HypervisorKind::Libvirt(libvirt) if libvirt.network.kind != NetworkKind::User => {
                 libvirt.network.profile_reach.insert(profile.name.clone(), reach);
                 Ok(())
             }
-            _ => Err("only [libvirt] with a network of its own lets restricted machines reach something"),
+            _ => Err(
+                "only [libvirt] with a network of its own lets restricted machines reach something",
+            ),
         }
     }
 }

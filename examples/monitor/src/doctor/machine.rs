@@ -65,7 +65,8 @@ pub(super) async fn check(
     checks.push(match fits {
         Ok(Ok(())) => Check::ok("capacity", "every profile fits on this host"),
         Ok(Err(error)) => {
-            let way_out = format!("ask for less in the profile, or raise the capacity in {section}");
+            let way_out =
+                format!("ask for less in the profile, or raise the capacity in {section}");
             Check::failure("capacity", error.to_string(), way_out)
         }
         Err(error) => {
