@@ -91,20 +91,6 @@ impl Failure {
         }
     }
 
-    /// Whether the daemon answered, so that the call has ended for certain.
-    pub(crate) fn is_answer(&self) -> bool {
-        match self {
-            Self::Refused { code, .. } => !matches!(
-                code,
-                // What the client says of a connection that broke.
-                None | Some(
-                    ErrorNumber::Rpc | ErrorNumber::SystemError | ErrorNumber::InternalError
-                )
-            ),
-            _ => false,
-        }
-    }
-
     /// As the error of whoever was `doing` something.
     pub(crate) fn doing(self, doing: impl Into<String>) -> runner_core::Error {
         error::backend(doing, self)
@@ -187,10 +173,6 @@ impl Connection {
         });
         let keeper = tokio::spawn(shared.clone().keep()).abort_handle();
         Ok(Self { shared, keeper })
-    }
-
-    pub(crate) fn uri(&self) -> &LibvirtUri {
-        &self.shared.uri
     }
 
     /// Has `work` done with the connection, in a thread. `work` must hand nothing of libvirt's out.

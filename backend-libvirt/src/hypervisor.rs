@@ -26,7 +26,7 @@ use crate::{
     config::LibvirtConfig,
     connection::{Connection, Domain, Life, OnEvent},
     console, create,
-    domain::{self, DomainSpec, MacAddress, VirtType},
+    domain::{self, DomainSpec, MacAddress},
     error::{self, backend},
     exit,
     network::Networks,
@@ -35,6 +35,7 @@ use crate::{
     storage::{Storage, directory::Directory},
     turn::{Doing, Turns},
     uri::Driver,
+    virt_type::{self, Choice},
     watch::{Seen, Watch, Watched},
 };
 
@@ -51,7 +52,7 @@ pub struct LibvirtHypervisor {
 
 struct Inner {
     config: LibvirtConfig,
-    virt: VirtType,
+    virt: Choice,
     connection: Arc<Connection>,
     /// For what waits for guests: many of those that hang must not keep the list waiting.
     guests: Arc<Connection>,
@@ -98,10 +99,7 @@ impl LibvirtHypervisor {
         );
         let networks =
             Networks::new(connection.clone(), config.network.clone(), config.owner.clone());
-        let virt = match uri.driver() {
-            Driver::Test => VirtType::Test,
-            Driver::Qemu => VirtType::Qemu,
-        };
+        let virt = virt_type::choose(&config, &connection).await?;
         let inner = Arc::new(Inner {
             config,
             virt,
@@ -273,7 +271,7 @@ impl Inner {
                 name,
                 uuid: watched.uuid,
                 mac: MacAddress::of(&self.config.owner, name),
-                virt: self.virt,
+                virt: self.virt.virt,
                 emulator: None,
                 resources: &spec.resources,
                 boot: furnished.boot,
