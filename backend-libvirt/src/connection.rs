@@ -91,6 +91,11 @@ impl Failure {
         }
     }
 
+    /// Whether the daemon may be at it still.
+    pub(crate) fn is_unclear(&self) -> bool {
+        matches!(self, Self::Late { .. } | Self::Silent { .. } | Self::Disconnected { .. })
+    }
+
     /// As the error of whoever was `doing` something.
     pub(crate) fn doing(self, doing: impl Into<String>) -> runner_core::Error {
         error::backend(doing, self)

@@ -17,14 +17,18 @@ use runner_core::{
         Console, ExitReason, HypervisorCapabilities, Instance, InstanceSpec, InstanceState, Png,
     },
 };
-use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::AbortHandle,
+    time::{interval, timeout},
+};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
     agent::LibvirtAgent,
     config::LibvirtConfig,
-    connection::{Connection, Domain, Life, OnEvent},
+    connection::{Connection, Domain, Failure, Life, OnEvent},
     console, create,
     domain::{self, DomainSpec, MacAddress},
     error::{self, backend},
@@ -39,6 +43,8 @@ use crate::{
     watch::{Seen, Watch, Watched},
 };
 
+/// How often to look how much consoles take.
+const TRIM: Duration = Duration::from_secs(2);
 /// How long after a domain's end the event may come that says why.
 const CONCLUDE: Duration = Duration::from_millis(500);
 
@@ -71,6 +77,20 @@ struct Inner {
 struct Found {
     mark: Mark,
     domain: Option<Domain>,
+}
+
+/// Why an instance was not made.
+enum Unmade {
+    /// It does not run, and will not.
+    Failed(Error),
+    /// It may, or may soon.
+    Unclear(Error),
+}
+
+impl From<Error> for Unmade {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl LibvirtHypervisor {
@@ -131,10 +151,23 @@ impl Drop for LibvirtHypervisor {
     }
 }
 
-/// Writes down why instances end, as it is heard.
+/// Writes down why instances end, as it is heard, and keeps their consoles within limits.
 async fn record(watch: Arc<Watch>, storage: Arc<dyn Storage>) {
+    let mut tick = interval(TRIM);
     loop {
-        for (watched, reason) in watch.ends().await {
+        let ends = tokio::select! {
+            ends = watch.ends() => ends,
+            _ = tick.tick() => {
+                for watched in watch.living() {
+                    let name = &watched.mark.name;
+                    if let Err(error) = storage.trim_console(name, console::KEEP_ON_DISK).await {
+                        tracing::warn!(worker = %name, error = chain(&error), "Could not trim a console.");
+                    }
+                }
+                continue;
+            }
+        };
+        for (watched, reason) in ends {
             let name = &watched.mark.name;
             if let Err(error) = storage.set_exit(name, &reason).await {
                 tracing::warn!(worker = %name, %reason, error = chain(&error), "Could not remember why an instance ended.");
@@ -233,7 +266,7 @@ impl Inner {
         let turn = self.turns.of(name);
         let _taken = turn.take(Doing::Creating).await;
         if let Some(found) = self.find(name).await? {
-            return Ok(self.settle(&found).await?);
+            return self.settle(&found).await;
         }
         create::check(spec)?;
         if let Some(foreign) = self.domain(name).await? {
@@ -252,15 +285,20 @@ impl Inner {
         let uuid = Uuid::new_v4();
         let watched = self.watch.ours(uuid, mark.clone());
         let result = self.launch(spec, &watched).await;
-        if let Err(error) = &result {
-            self.give_up(&watched, error).await;
-        }
         self.hint.hint();
-        result.map(|()| mark.instance(InstanceState::Running))
+        match result {
+            Ok(()) => Ok(mark.instance(InstanceState::Running)),
+            // It may start yet. It is listed, and whoever asked for it decides.
+            Err(Unmade::Unclear(error)) => Err(error),
+            Err(Unmade::Failed(error)) => {
+                self.give_up(&watched, &error).await;
+                Err(error)
+            }
+        }
     }
 
     /// Makes and starts the domain of an instance whose storage has begun.
-    async fn launch(&self, spec: &InstanceSpec, watched: &Watched) -> Result<()> {
+    async fn launch(&self, spec: &InstanceSpec, watched: &Watched) -> Result<(), Unmade> {
         let name = &spec.name;
         let files = self.files(spec).await?;
         let furnished = self.storage.furnish(spec, &files).await?;
@@ -282,10 +320,15 @@ impl Inner {
                 mark: &watched.mark,
             },
         )?;
-        let defined = self.connection.define(document).await;
-        defined.map_err(|failure| failure.doing(format!("define {name}")))?;
-        let started = self.connection.start(watched.uuid).await;
-        started.map_err(|failure| failure.doing(format!("start {name}")))
+        let unmade = |doing: &'static str| {
+            move |failure: Failure| {
+                let unclear = failure.is_unclear();
+                let error = failure.doing(format!("{doing} {name}"));
+                if unclear { Unmade::Unclear(error) } else { Unmade::Failed(error) }
+            }
+        };
+        self.connection.define(document).await.map_err(unmade("define"))?;
+        self.connection.start(watched.uuid).await.map_err(unmade("start"))
     }
 
     /// What the operator keeps of the instance's profile.

@@ -27,7 +27,10 @@ pub fn name(serial: u64) -> WorkerName {
 impl Fixture {
     /// A daemon and what it takes to make instances there, or nothing, with a word about it.
     pub async fn new() -> Option<Self> {
-        let libvirtd = Libvirtd::start()?;
+        Self::on(Libvirtd::start()?).await
+    }
+
+    pub async fn on(libvirtd: Libvirtd) -> Option<Self> {
         let image = micro::image().await?;
         let directory = tempfile::tempdir().unwrap();
         let owner = OwnerId::new("tests").unwrap();
