@@ -1,11 +1,16 @@
 //! What a daemon has for instances, looked at before there is any: for whoever asks whether it will work.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use runner_core::{Hint, Result};
 
 use crate::{
-    config::LibvirtConfig, connection::Connection, network::Plug, uri::Driver, xml::Tree,
+    config::LibvirtConfig,
+    connection::{Connection, OnEvent},
+    network::Plug,
+    storage::StorageConfig,
+    uri::Driver,
+    xml::Tree,
 };
 
 /// How long a daemon may take that is only looked at.
@@ -23,7 +28,9 @@ pub struct Survey {
     /// What runs the guests' code on the host's processor.
     pub accelerated: Option<PathBuf>,
     /// What instances would be plugged into.
-    pub network: NetworkState,
+    pub network: State,
+    /// Where their disks would be.
+    pub storage: State,
 }
 
 /// A version, as libvirt tells it.
@@ -37,12 +44,12 @@ pub struct Version {
     pub release: u32,
 }
 
-/// Whether instances can be plugged in.
+/// Whether something that instances need is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NetworkState {
+pub enum State {
     /// Nothing of libvirt's is needed.
     NotNeeded,
-    /// The network is active.
+    /// It is active.
     Active,
     /// It is there, and the first instance will start it.
     Inactive,
@@ -73,23 +80,30 @@ impl From<u32> for Version {
 /// # Cancel safety
 /// Cancel safe.
 pub async fn survey(config: &LibvirtConfig) -> Result<Survey> {
-    let connection = Connection::open(config.uri.clone(), PATIENCE, None, Hint::default()).await?;
+    let unheard: OnEvent = Arc::new(|_| {});
+    let connection =
+        Connection::open(config.uri.clone(), PATIENCE, Some(unheard), Hint::default()).await?;
     let asked = async {
         let versions = connection.versions().await?;
         let capabilities = connection.capabilities().await?;
         let network = match &config.network.plug {
             Plug::Network { name, make } => match connection.network(name).await? {
-                Some(seen) if seen.live.is_some() => NetworkState::Active,
-                Some(_) => NetworkState::Inactive,
-                None if make.is_some() => NetworkState::ToBeMade,
-                None => NetworkState::Missing,
+                Some(seen) => State::of(seen.live.is_some()),
+                None => State::without(make.is_some()),
             },
-            Plug::User | Plug::Bridge { .. } => NetworkState::NotNeeded,
+            Plug::User | Plug::Bridge { .. } => State::NotNeeded,
         };
-        Ok((versions, capabilities, network))
+        let storage = match &config.storage {
+            StorageConfig::Pool { name, make } => match connection.pool(name).await? {
+                Some(active) => State::of(active),
+                None => State::without(make.is_some()),
+            },
+            StorageConfig::Directory { .. } => State::NotNeeded,
+        };
+        Ok((versions, capabilities, network, storage))
     };
     let asked: Result<_, crate::connection::Failure> = asked.await;
-    let ((daemon, hypervisor), capabilities, network) =
+    let ((daemon, hypervisor), capabilities, network, storage) =
         asked.map_err(|failure| failure.doing("look at the host"))?;
     let wanted = match config.uri.driver() {
         Driver::Qemu => "qemu",
@@ -102,7 +116,18 @@ pub async fn survey(config: &LibvirtConfig) -> Result<Survey> {
         translated: emulators.of(wanted),
         accelerated: emulators.of("kvm"),
         network,
+        storage,
     })
+}
+
+impl State {
+    fn of(active: bool) -> Self {
+        if active { Self::Active } else { Self::Inactive }
+    }
+
+    fn without(is_made: bool) -> Self {
+        if is_made { Self::ToBeMade } else { Self::Missing }
+    }
 }
 
 /// The emulators of this architecture's machines, each with the type of domain it runs.
@@ -167,8 +192,8 @@ mod tests {
         config.network.plug = Plug::Network { name: "default".to_owned(), make: None };
         let survey = survey(&config).await.unwrap();
         assert!(survey.daemon > Version { major: 6, minor: 0, release: 0 });
-        assert_eq!(survey.network, NetworkState::Active);
+        assert_eq!(survey.network, State::Active);
         config.network.plug = Plug::Network { name: "elsewhere".to_owned(), make: None };
-        assert_eq!(super::survey(&config).await.unwrap().network, NetworkState::Missing);
+        assert_eq!(super::survey(&config).await.unwrap().network, State::Missing);
     }
 }

@@ -77,7 +77,14 @@ async fn one(
         std::fs::remove_dir_all(&directory)?;
     }
     beside(table, "create: a machine, with its disks", &create, "define, start", &define, "");
-    beside(table, "destroy: a machine, with its disks", &destroy, "destroy, undefine", &undefine, "");
+    beside(
+        table,
+        "destroy: a machine, with its disks",
+        &destroy,
+        "destroy, undefine",
+        &undefine,
+        "",
+    );
 
     let spec = spec("one", image)?;
     hypervisor.create(&spec).await?;
@@ -96,7 +103,14 @@ async fn one(
         (0..ROUNDS).map(|_| daemon.time(&[words])).collect()
     };
     beside(table, "list: one machine", &list, "list --all", &theirs(&["list", "--all"])?, "100 x");
-    beside(table, "screenshot", &screenshot, "screenshot", &theirs(&["screenshot", name, file])?, "");
+    beside(
+        table,
+        "screenshot",
+        &screenshot,
+        "screenshot",
+        &theirs(&["screenshot", name, file])?,
+        "",
+    );
     let pings = theirs(&["qemu-agent-command", name, ping])?;
     beside(table, "a word with the guest's agent", &guest, "qemu-agent-command", &pings, "");
     hypervisor.destroy(&spec.name).await?;

@@ -117,17 +117,21 @@ pub struct Libvirt {
     /// The emulator that runs machines with KVM, which libvirt has not tried.
     pub accelerated: Option<String>,
     /// What machines are connected to.
-    pub network: LibvirtNetwork,
+    pub network: Need,
+    /// The pool that disks are in.
+    pub storage: Need,
 }
 
-/// What machines are connected to.
+/// Whether something that machines need is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LibvirtNetwork {
-    /// It is there and active; or none is needed.
+pub enum Need {
+    /// It is there and active; or there is no need.
     Active,
     /// It is there.
     Inactive,
-    /// It is not there yet.
+    /// It will be made.
+    ToBeMade,
+    /// It is not there.
     Missing,
 }
 

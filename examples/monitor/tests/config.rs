@@ -60,6 +60,7 @@ fn the_samples_comments_are_true() {
             HypervisorKind::Qemu { .. } => panic!("it is libvirt"),
         };
         let (mut full, default) = (of(parse(&libvirt).unwrap()), of(default));
+        assert_eq!(full.pool_dir.take(), Some("/var/lib/libvirt/runners".into()));
         assert_eq!(full.pool.take().as_deref(), Some("runners"));
         assert_eq!(full.profiles.take(), Some("etc/profiles".into()));
         assert_eq!(full, default);
@@ -198,6 +199,8 @@ fn every_mistake_is_named_with_the_way_out() {
         ("[qemu]\nmemory = \"2GB\"\n", "", &[":2:", "qemu.memory", "GiB"]),
         ("[qemu]\nmemory = \"1000KiB\"\n", "", &[":2:", "qemu.memory", "whole number of MiB"]),
         ("[qemu]\n[libvirt]\n", "", &[":2:", "libvirt", "one hypervisor", "remove"]),
+        ("[libvirt]\npool_dir = \"/x\"\n", "", &[":2:", "libvirt.pool_dir", "pool ="]),
+        ("[libvirt]\npool = \"x\"\ndisks = \"copy\"\n", "", &[":3:", "libvirt.disks", "overlays"]),
         ("[libvirt]\nuri = \"xen:///\"\n", "", &[":1:", "libvirt", "qemu:///system"]),
         ("[libvirt]\nsubnet = \"10.0.0.1\"\n", "", &[":1:", "libvirt", "10.20.30.0/24"]),
         ("[libvirt]\nreach = [\"1.2.3.4\"]\n", "", &[":2:", "libvirt.reach", "tcp:192.0.2.1:443"]),

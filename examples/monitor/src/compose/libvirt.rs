@@ -3,13 +3,13 @@
 use std::{path::PathBuf, sync::Arc};
 
 use backend_libvirt::{
-    DiskMode, LibvirtConfig, LibvirtHypervisor, LibvirtUri, NetworkConfig, Virt,
+    DiskMode, LibvirtConfig, LibvirtHypervisor, LibvirtUri, NetworkConfig, StorageConfig, Virt,
     network::{Allowed, MakeNetwork, Plug, Protocol},
-    survey::{self, NetworkState, Version},
+    survey::{self, State, Version},
 };
 use runner_core::{Hypervisor, OwnerId, Result};
 
-use super::{ALL, Libvirt, LibvirtNetwork};
+use super::{ALL, Libvirt, Need};
 use crate::{
     config::{self, Accel, Config, Disks, NetworkKind, units::Reach},
     opening::Opening,
@@ -40,7 +40,8 @@ pub(super) async fn trial(
 ) -> Result<(Arc<dyn Hypervisor>, String)> {
     let libvirt = libvirt(config, section, root, owner)?;
     let hypervisor = LibvirtHypervisor::open(libvirt).await?;
-    Ok((Arc::new(hypervisor), String::new()))
+    let why = hypervisor.accel();
+    Ok((Arc::new(hypervisor), why))
 }
 
 fn libvirt(
@@ -50,18 +51,16 @@ fn libvirt(
     owner: OwnerId,
 ) -> Result<LibvirtConfig> {
     let uri = LibvirtUri::new(&section.uri)?;
-    let mut libvirt = LibvirtConfig::new(uri, owner, root);
+    let mut libvirt = LibvirtConfig::new(uri, owner, &root);
     libvirt.virt = match config.hypervisor.accel {
         Accel::Auto => Virt::Auto,
         Accel::Kvm => Virt::Kvm,
         Accel::Tcg => Virt::Qemu,
     };
     libvirt.capacity.clone_from(&config.hypervisor.capacity);
-    libvirt.disks = match section.disks {
-        Disks::Auto => DiskMode::Auto,
-        Disks::Overlay => DiskMode::Overlay,
-        Disks::Reflink => DiskMode::Reflink,
-        Disks::Copy => DiskMode::Copy,
+    libvirt.storage = match &section.pool {
+        Some(name) => StorageConfig::Pool { name: name.clone(), make: section.pool_dir.clone() },
+        None => StorageConfig::Directory { path: root, disks: disks(section.disks) },
     };
     libvirt.network = network(&section.network)?;
     libvirt.profiles.clone_from(&section.profiles);
@@ -84,17 +83,32 @@ pub(super) async fn survey(config: &Config, section: &config::LibvirtConfig) -> 
         is_old: found.daemon < TRIED.0 || found.hypervisor.is_some_and(|qemu| qemu < TRIED.1),
         translated: path(found.translated),
         accelerated: path(found.accelerated),
-        network: match found.network {
-            NetworkState::NotNeeded | NetworkState::Active => LibvirtNetwork::Active,
-            NetworkState::Inactive => LibvirtNetwork::Inactive,
-            NetworkState::ToBeMade | NetworkState::Missing => LibvirtNetwork::Missing,
-        },
+        network: need(found.network),
+        storage: need(found.storage),
     })
+}
+
+fn need(state: State) -> Need {
+    match state {
+        State::NotNeeded | State::Active => Need::Active,
+        State::Inactive => Need::Inactive,
+        State::ToBeMade => Need::ToBeMade,
+        State::Missing => Need::Missing,
+    }
 }
 
 pub(super) fn check(section: &config::LibvirtConfig) -> Result<()> {
     LibvirtUri::new(&section.uri)?;
     network(&section.network).map(|_| ())
+}
+
+fn disks(disks: Disks) -> DiskMode {
+    match disks {
+        Disks::Auto => DiskMode::Auto,
+        Disks::Overlay => DiskMode::Overlay,
+        Disks::Reflink => DiskMode::Reflink,
+        Disks::Copy => DiskMode::Copy,
+    }
 }
 
 fn network(section: &config::LibvirtNetwork) -> Result<NetworkConfig> {

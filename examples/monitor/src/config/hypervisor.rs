@@ -48,6 +48,8 @@ pub struct LibvirtConfig {
     /// The storage pool that the disks are in. A directory of the data directory, if none: for a libvirt on
     /// this host only.
     pub pool: Option<String>,
+    /// The directory of libvirt's host to make that pool of, if it is not there.
+    pub pool_dir: Option<PathBuf>,
     /// How the disk of a machine is made from that of an image.
     pub disks: Disks,
     /// What machines are connected to.
@@ -134,8 +136,9 @@ pub(super) struct Libvirt {
     vcpus: Option<Spanned<u32>>,
     memory: Option<Spanned<Size>>,
     disk: Option<Spanned<Size>>,
-    pool: Option<String>,
-    disks: Disks,
+    pool: Option<Spanned<String>>,
+    pool_dir: Option<Spanned<PathBuf>>,
+    disks: Option<Spanned<Disks>>,
     network: Option<String>,
     network_kind: NetworkKind,
     subnet: Option<String>,
@@ -209,11 +212,23 @@ pub(super) fn hypervisor(
         }
         _ => None,
     };
+    match (&section.pool, &section.pool_dir, &section.disks) {
+        (None, Some(dir), _) => {
+            let problem = "name the pool to make of it: pool = \"runners\"";
+            return Err(source.problem(Some(dir.span()), "libvirt.pool_dir", problem));
+        }
+        (Some(_), _, Some(disks)) if *disks.get_ref() != Disks::Auto => {
+            let problem = "in a pool of libvirt's all disks are overlays; leave it out";
+            return Err(source.problem(Some(disks.span()), "libvirt.disks", problem));
+        }
+        _ => {}
+    }
     let capacity = capacity(source, "libvirt", section.vcpus, section.memory, section.disk)?;
     let libvirt = LibvirtConfig {
         uri: section.uri.unwrap_or_else(|| "qemu:///system".to_owned()),
-        pool: section.pool,
-        disks: section.disks,
+        pool: section.pool.map(Spanned::into_inner),
+        pool_dir: section.pool_dir.map(Spanned::into_inner),
+        disks: section.disks.map(Spanned::into_inner).unwrap_or_default(),
         network: LibvirtNetwork {
             name: section.network.unwrap_or_else(|| "default".to_owned()),
             kind: section.network_kind,

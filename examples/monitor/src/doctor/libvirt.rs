@@ -4,7 +4,7 @@ use runner_core::{Error, error::chain};
 
 use super::{Check, Subject};
 use crate::{
-    compose::{self, Libvirt},
+    compose::{self, Libvirt, Need},
     config::{Accel, HypervisorKind, LibvirtConfig, NetworkKind},
 };
 
@@ -20,6 +20,7 @@ pub(super) async fn check(subject: &Subject) -> Vec<Check> {
             daemon(&found),
             emulator(&found, section, subject.config.hypervisor.accel),
             network(&found, section),
+            storage(&found, section),
         ],
         Err(error) => vec![Check::failure("libvirt", chain(&error), way_in(&error, section))],
     }
@@ -100,13 +101,40 @@ fn network(found: &Libvirt, section: &LibvirtConfig) -> Check {
             }
             Check::ok(check, format!("the bridge {name} of the host"))
         }
-        (compose::LibvirtNetwork::Active, _) => Check::ok(check, format!("{name} is active")),
-        (compose::LibvirtNetwork::Inactive, _) => {
+        (Need::Active, _) => Check::ok(check, format!("{name} is active")),
+        (Need::Inactive, _) => {
             Check::ok(check, format!("{name} is there, and is started with the first machine"))
         }
-        (compose::LibvirtNetwork::Missing, _) => Check::ok(
+        (Need::ToBeMade | Need::Missing, _) => {
+            let subnet = &section.network.subnet;
+            Check::ok(check, format!("{name} is made of {subnet} with the first machine"))
+        }
+    }
+}
+
+fn storage(found: &Libvirt, section: &LibvirtConfig) -> Check {
+    let check = "storage";
+    let Some(name) = &section.pool else {
+        // Its own check looks at the data directory.
+        return match section.uri.starts_with("qemu:///") || section.uri.starts_with("qemu+unix:") {
+            true => Check::ok(check, "the data directory"),
+            false => Check::failure(
+                check,
+                "libvirt on another host cannot have disks in the data directory of this one",
+                "set pool and pool_dir in [libvirt]",
+            ),
+        };
+    };
+    match found.storage {
+        Need::Active => Check::ok(check, format!("the pool {name} is active")),
+        Need::Inactive => {
+            Check::ok(check, format!("the pool {name} is there, and is started when it is used"))
+        }
+        Need::ToBeMade => Check::ok(check, format!("the pool {name} is made when it is used")),
+        Need::Missing => Check::failure(
             check,
-            format!("{name} is made of {} with the first machine", section.network.subnet),
+            format!("libvirt has no pool {name}"),
+            "name a directory of its host to make it of, pool_dir in [libvirt], or another pool",
         ),
     }
 }
