@@ -47,7 +47,13 @@ impl Libvirtd {
         // Short, since paths of sockets are; and removed by the keeper.
         let directory = TempDir::with_prefix("lv").unwrap().keep();
         prepare(&directory);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/libvirtd");
+        // Tests of other crates use this file, too.
+        let mut above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+        let script = above.find_map(|directory| {
+            let script = directory.join("scripts/libvirtd");
+            script.exists().then_some(script)
+        });
+        let script = script.expect("scripts/libvirtd is in the workspace");
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "TERM", "bash", "-c", KEEPER, "libvirtd-keeper"])
