@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -126,6 +127,22 @@ impl LibvirtHypervisor {
     }
 }
 
+impl LibvirtHypervisor {
+    /// The addresses of an instance, those that hold on its own links aside: as its network gave them, or else as
+    /// its agent tells. None if it does not run, or has none yet.
+    ///
+    /// # Errors
+    /// `NotFound` for an instance that does not run, `Busy` for one that is about to, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn addresses(&self, name: &WorkerName) -> Result<Vec<IpAddr>> {
+        let watched = self.inner.running(name).await?;
+        let addresses = self.inner.guests.addresses(watched.uuid).await;
+        addresses.map_err(|failure| failure.doing(format!("ask for the addresses of {name}")))
+    }
+}
+
 impl Drop for LibvirtHypervisor {
     fn drop(&mut self) {
         self.recorder.abort();
@@ -240,7 +257,8 @@ impl Inner {
         if let Some(found) = self.find(name).await? {
             return Ok(self.settle(&found).await?);
         }
-        create::check(spec)?;
+        let files = self.files(spec).await?;
+        create::check(spec, &files).await?;
         if let Some(foreign) = self.domain(name).await? {
             let what = format!(
                 "domain {name} (it is not ours, with the UUID {}: undefine or rename it)",
@@ -256,7 +274,7 @@ impl Inner {
         }
         let uuid = Uuid::new_v4();
         let watched = self.watch.ours(uuid, mark.clone());
-        let result = self.launch(spec, &watched).await;
+        let result = self.launch(spec, &files, &watched).await;
         if let Err(error) = &result {
             self.give_up(&watched, error).await;
         }
@@ -265,10 +283,14 @@ impl Inner {
     }
 
     /// Makes and starts the domain of an instance whose storage has begun.
-    async fn launch(&self, spec: &InstanceSpec, watched: &Watched) -> Result<()> {
+    async fn launch(
+        &self,
+        spec: &InstanceSpec,
+        files: &ProfileFiles,
+        watched: &Watched,
+    ) -> Result<()> {
         let name = &spec.name;
-        let files = self.files(spec).await?;
-        let furnished = self.storage.furnish(spec, &files).await?;
+        let furnished = self.storage.furnish(spec, files).await?;
         let network = self.networks.plug(spec).await?;
         let document = domain::document(
             &files.template,
