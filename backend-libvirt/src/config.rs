@@ -6,7 +6,7 @@ use machine_disks::DiskMode;
 use runner_core::{Capacity, OwnerId};
 use serde::{Deserialize, Serialize};
 
-use crate::{network::NetworkConfig, uri::LibvirtUri};
+use crate::{network::NetworkConfig, storage::StorageConfig, uri::LibvirtUri};
 
 /// How libvirt is used.
 #[derive(Debug, Clone)]
@@ -19,10 +19,8 @@ pub struct LibvirtConfig {
     pub virt: Virt,
     /// What to offer to all instances together; what the host has, if none.
     pub capacity: Option<Capacity>,
-    /// Where instances' disks and marks live.
-    pub directory: PathBuf,
-    /// How instances get their disks.
-    pub disks: DiskMode,
+    /// Where instances' disks and records live.
+    pub storage: StorageConfig,
     /// What instances are plugged into.
     pub network: NetworkConfig,
     /// Where profiles have directories of their own, with a template, user data and the like; see the module
@@ -33,15 +31,15 @@ pub struct LibvirtConfig {
 }
 
 impl LibvirtConfig {
-    /// Instances of `owner` at `uri`, with the best accelerator that works and all the host has.
+    /// Instances of `owner` at `uri`, with their disks in `directory`, the best accelerator that works
+    /// and all the host has.
     pub fn new(uri: LibvirtUri, owner: OwnerId, directory: impl Into<PathBuf>) -> Self {
         Self {
             uri,
             owner,
             virt: Virt::Auto,
             capacity: None,
-            directory: directory.into(),
-            disks: DiskMode::Auto,
+            storage: StorageConfig::Directory { path: directory.into(), disks: DiskMode::Auto },
             network: NetworkConfig::default(),
             profiles: None,
             patience: Duration::from_secs(30),

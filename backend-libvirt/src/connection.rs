@@ -13,6 +13,7 @@ mod host;
 mod link;
 pub(crate) mod networks;
 mod threads;
+pub(crate) mod volumes;
 
 use std::{
     sync::{

@@ -24,6 +24,8 @@ mod error;
 mod events;
 mod exit;
 mod filter;
+#[cfg(test)]
+mod golden;
 pub mod hypervisor;
 pub mod network;
 mod profile_dir;
@@ -39,4 +41,5 @@ pub use config::{LibvirtConfig, Virt};
 pub use hypervisor::LibvirtHypervisor;
 pub use machine_disks::DiskMode;
 pub use network::NetworkConfig;
+pub use storage::StorageConfig;
 pub use uri::LibvirtUri;

@@ -5,21 +5,50 @@
 //! domain, then [`Storage::remove`].
 
 pub(crate) mod directory;
+pub(crate) mod pool;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use machine_disks::Mark;
+use machine_disks::{DiskMode, Mark};
 use runner_core::{
     Result, WorkerName,
     hypervisor::{ExitReason, InstanceSpec},
+    image::Image,
 };
 
+use serde::{Deserialize, Serialize};
+
+use self::{directory::Directory, pool::Pool};
 use crate::{
+    config::LibvirtConfig,
+    connection::Connection,
     domain::{BootFiles, DomainDisk},
     profile_dir::ProfileFiles,
 };
+
+/// Where instances' disks and records lie.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageConfig {
+    /// In a directory of this host, which must be the daemon's host too. One process at a time uses it, and no
+    /// other owner ever.
+    Directory {
+        /// Made when missing.
+        path: PathBuf,
+        /// How instances get their disks.
+        disks: DiskMode,
+    },
+    /// In a pool of libvirt's, on the daemon's host, wherever that is. Images are uploaded there, once each. The pool
+    /// may hold other volumes, and those of other owners. One process at a time uses it for one owner.
+    Pool {
+        /// The pool's name. It keeps volumes as files: it is of the type `dir`, `fs` or `netfs`.
+        name: String,
+        /// The directory of the daemon's host to make a pool of, if there is no pool of that name.
+        make: Option<PathBuf>,
+    },
+}
 
 /// What a domain finds on its host.
 #[derive(Debug)]
@@ -41,6 +70,12 @@ pub(crate) struct Furnished {
 /// - **Room is held until it is free.** A record is listed until the rest of the instance is gone.
 #[async_trait]
 pub(crate) trait Storage: Send + Sync + 'static {
+    /// What all instances together may fill, in MiB: what is free, and what they have taken already.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be measured.
+    async fn room_mib(&self) -> Result<u64>;
+
     /// Records an instance that is about to be made.
     ///
     /// # Errors
@@ -49,6 +84,15 @@ pub(crate) trait Storage: Send + Sync + 'static {
     /// # Cancel safety
     /// May be dropped or killed: the record is there, whole, or it is not.
     async fn begin(&self, mark: &Mark) -> Result<()>;
+
+    /// Brings an image to where its instances need it. Idempotent; [`furnish`](Self::furnish) does it too.
+    ///
+    /// # Errors
+    /// `Invalid` for an image that cannot be read, `Backend`.
+    ///
+    /// # Cancel safety
+    /// May be dropped or killed: what it brought is swept later, or whole.
+    async fn prepare(&self, image: &Image) -> Result<()>;
 
     /// Makes the disks of an instance that has a record.
     ///
@@ -59,7 +103,8 @@ pub(crate) trait Storage: Send + Sync + 'static {
     /// As above.
     async fn furnish(&self, spec: &InstanceSpec, files: &ProfileFiles) -> Result<Furnished>;
 
-    /// Every record of ours, by name.
+    /// Every record of ours, by name. Where it can, it gives back the room of all but the end of each console;
+    /// offsets stay what they are.
     ///
     /// # Errors
     /// `Backend` when one could not be read.
@@ -104,11 +149,25 @@ pub(crate) trait Storage: Send + Sync + 'static {
     /// # Errors
     /// `Backend` when it could not be read.
     async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Bytes>;
+}
 
-    /// Gives back the room of all but the last `keep` bytes of the console. Offsets stay what they are. Where
-    /// that cannot be done, nothing happens.
-    ///
-    /// # Errors
-    /// `Backend` when it failed.
-    async fn trim_console(&self, name: &WorkerName, keep: u64) -> Result<()>;
+/// The storage that is configured.
+///
+/// # Errors
+/// `Busy` while another process has the directory, `Invalid` for one of another owner, `Backend` for one, or for a
+/// pool, that cannot be used.
+pub(crate) async fn open(
+    config: &LibvirtConfig,
+    connection: &Arc<Connection>,
+) -> Result<Arc<dyn Storage>> {
+    let owner = config.owner.clone();
+    Ok(match &config.storage {
+        StorageConfig::Directory { path, disks } => {
+            Arc::new(Directory::open(path.clone(), owner, *disks).await?)
+        }
+        StorageConfig::Pool { name, make } => {
+            let pool = Pool::open(connection.clone(), name.clone(), make.as_deref(), owner);
+            Arc::new(pool.await?)
+        }
+    })
 }

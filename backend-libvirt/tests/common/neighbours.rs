@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backend_libvirt::{LibvirtConfig, LibvirtHypervisor};
+use backend_libvirt::{DiskMode, LibvirtConfig, LibvirtHypervisor, StorageConfig};
 use runner_core::{Hypervisor, OwnerId, hypervisor::InstanceSpec};
 use tempfile::TempDir;
 
@@ -35,7 +35,8 @@ impl Neighbours {
         libvirtd.virsh_document(&["create", "--paused"], &document(TRANSIENT));
         let directory = TempDir::new().unwrap();
         config.owner = OwnerId::new("neighbour").unwrap();
-        config.directory = directory.path().to_owned();
+        let path = directory.path().to_owned();
+        config.storage = StorageConfig::Directory { path, disks: DiskMode::Auto };
         let other = LibvirtHypervisor::open(config).await.unwrap();
         assert_eq!(spec.name.as_str(), OTHERS);
         other.create(&spec).await.unwrap();
