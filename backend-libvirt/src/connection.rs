@@ -161,8 +161,8 @@ impl Connection {
             Some(
                 ErrorNumber::AuthFailed | ErrorNumber::AuthCancelled | ErrorNumber::AccessDenied,
             ) => {
-                tracing::warn!(%uri, error = %failure, "libvirt refused us.");
-                runner_core::Error::Unauthorized { what: format!("libvirt at {uri}") }
+                let what = format!("libvirt at {uri} ({failure})");
+                runner_core::Error::Unauthorized { what }
             }
             _ => failure.doing(format!("connect to {uri}")),
         })?;

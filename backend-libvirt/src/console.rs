@@ -11,8 +11,6 @@ use crate::{storage::Storage, watch::Watched};
 
 /// How much of the past is shown.
 const KEEP: u64 = 1024 * 1024;
-/// How much of it is kept on disk: more, so that nobody who reads sees it go.
-pub(crate) const KEEP_ON_DISK: u64 = 2 * KEEP;
 /// How often to look for more.
 const POLL: Duration = Duration::from_millis(100);
 const PIECE: usize = 64 * 1024;

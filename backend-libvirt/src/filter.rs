@@ -99,7 +99,7 @@ pub(crate) fn document(
         .attribute("action", "drop")
         .attribute("direction", "inout")
         .attribute("priority", 1000);
-    Ok(Tree::of(filter.child(rest))?.to_xml())
+    Ok(Tree::of(filter.child(rest))?.into_xml())
 }
 
 fn rule(action: &str, direction: &str) -> Element {
@@ -125,4 +125,39 @@ fn ip(
     let packet = element("ip");
     let packet = if own_only { own(packet) } else { packet };
     packet.attribute("protocol", protocol).attribute(one, port).attribute(other, other_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::compare;
+
+    #[test]
+    fn a_filter_lets_through_what_is_allowed_once_and_drops_the_rest() {
+        let (owner, profile) = (OwnerId::new("us").unwrap(), ProfileName::new("linux").unwrap());
+        let at = |last, port| Allowed {
+            protocol: Protocol::Tcp,
+            address: Ipv4Addr::new(10, 0, 0, last),
+            port,
+        };
+        let udp = Allowed { protocol: Protocol::Udp, ..at(9, 123) };
+        let dns = Some(Ipv4Addr::new(10, 0, 0, 1));
+        let allowed = [at(1, 8000), udp, at(9, 443), at(1, 8000)];
+        let text = document(&owner, &profile, dns, &allowed).unwrap();
+        compare("filter.xml", &text);
+        assert_eq!(text.matches("8000").count(), 2);
+    }
+
+    #[test]
+    fn two_profiles_and_two_owners_have_filters_of_their_own() {
+        let of = |owner: &str, profile: &str| {
+            identity(&OwnerId::new(owner).unwrap(), &ProfileName::new(profile).unwrap())
+        };
+        let all = [of("a", "b-c"), of("a-b", "c"), of("a", "b")];
+        for (index, one) in all.iter().enumerate() {
+            for other in &all[index + 1..] {
+                assert!(one.0 != other.0 && one.1 != other.1, "{one:?} {other:?}");
+            }
+        }
+    }
 }

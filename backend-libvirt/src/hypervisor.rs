@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,11 +19,7 @@ use runner_core::{
     },
     image::Image,
 };
-use tokio::{
-    sync::Semaphore,
-    task::AbortHandle,
-    time::{interval, timeout},
-};
+use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -44,8 +41,6 @@ use crate::{
     watch::{Seen, Watch, Watched},
 };
 
-/// How often to look how much consoles take.
-const TRIM: Duration = Duration::from_secs(2);
 /// How long after a domain's end the event may come that says why.
 const CONCLUDE: Duration = Duration::from_millis(500);
 
@@ -154,6 +149,20 @@ impl LibvirtHypervisor {
         };
         format!("{engine}: {}", self.inner.virt.why)
     }
+
+    /// The addresses of an instance, those that hold on its own links aside: as its network gave them, or else as
+    /// its agent tells. None if it does not run, or has none yet.
+    ///
+    /// # Errors
+    /// `NotFound` for an instance that does not run, `Busy` for one that is about to, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn addresses(&self, name: &WorkerName) -> Result<Vec<IpAddr>> {
+        let watched = self.inner.running(name).await?;
+        let addresses = self.inner.guests.addresses(watched.uuid).await;
+        addresses.map_err(|failure| failure.doing(format!("ask for the addresses of {name}")))
+    }
 }
 
 impl Drop for LibvirtHypervisor {
@@ -162,23 +171,10 @@ impl Drop for LibvirtHypervisor {
     }
 }
 
-/// Writes down why instances end, as it is heard, and keeps their consoles within limits.
+/// Writes down why instances end, as it is heard.
 async fn record(watch: Arc<Watch>, storage: Arc<dyn Storage>) {
-    let mut tick = interval(TRIM);
     loop {
-        let ends = tokio::select! {
-            ends = watch.ends() => ends,
-            _ = tick.tick() => {
-                for watched in watch.living() {
-                    let name = &watched.mark.name;
-                    if let Err(error) = storage.trim_console(name, console::KEEP_ON_DISK).await {
-                        tracing::warn!(worker = %name, error = chain(&error), "Could not trim a console.");
-                    }
-                }
-                continue;
-            }
-        };
-        for (watched, reason) in ends {
+        for (watched, reason) in watch.ends().await {
             let name = &watched.mark.name;
             if let Err(error) = storage.set_exit(name, &reason).await {
                 tracing::warn!(worker = %name, %reason, error = chain(&error), "Could not remember why an instance ended.");
@@ -283,7 +279,8 @@ impl Inner {
         if let Some(found) = self.find(name).await? {
             return self.settle(&found).await;
         }
-        create::check(spec)?;
+        let files = self.files(spec).await?;
+        create::check(spec, &files).await?;
         if let Some(foreign) = self.domain(name).await? {
             let what = format!(
                 "domain {name} (it is not ours, with the UUID {}: undefine or rename it)",
@@ -299,7 +296,7 @@ impl Inner {
         }
         let uuid = Uuid::new_v4();
         let watched = self.watch.ours(uuid, mark.clone());
-        let result = self.launch(spec, &watched).await;
+        let result = self.launch(spec, &files, &watched).await;
         self.hint.hint();
         match result {
             Ok(()) => Ok(mark.instance(InstanceState::Running)),
@@ -313,10 +310,14 @@ impl Inner {
     }
 
     /// Makes and starts the domain of an instance whose storage has begun.
-    async fn launch(&self, spec: &InstanceSpec, watched: &Watched) -> Result<(), Unmade> {
+    async fn launch(
+        &self,
+        spec: &InstanceSpec,
+        files: &ProfileFiles,
+        watched: &Watched,
+    ) -> Result<(), Unmade> {
         let name = &spec.name;
-        let files = self.files(spec).await?;
-        let furnished = self.storage.furnish(spec, &files).await?;
+        let furnished = self.storage.furnish(spec, files).await?;
         let network = self.networks.plug(spec).await?;
         let document = domain::document(
             &files.template,

@@ -24,6 +24,8 @@ mod error;
 mod events;
 mod exit;
 mod filter;
+#[cfg(test)]
+mod golden;
 pub mod hypervisor;
 pub mod network;
 mod profile_dir;

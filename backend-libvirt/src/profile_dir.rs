@@ -79,6 +79,11 @@ impl ProfileFiles {
         Ok(files)
     }
 
+    /// Whether there is user data that an instance can find more beside.
+    pub(crate) fn tells(&self) -> bool {
+        self.user_data.is_some()
+    }
+
     /// What the seed disk of an instance holds, if it has one.
     ///
     /// # Errors

@@ -42,7 +42,8 @@ fn certify(address: IpAddr, directory: &Path) {
     ] {
         let mut params = named(role);
         params.subject_alt_names = vec![SanType::IpAddress(address)];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![purpose];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &authority).unwrap();
@@ -86,7 +87,10 @@ async fn instances_live_on_another_host() {
     // It may be there before its network is.
     let mut opened = None;
     until("it is reached", async || {
-        opened = LibvirtHypervisor::open(fixture.config.clone()).await.ok();
+        match LibvirtHypervisor::open(fixture.config.clone()).await {
+            Ok(hypervisor) => opened = Some(hypervisor),
+            Err(error) => eprintln!("not yet: {}", chain(&error)),
+        }
         opened.is_some()
     })
     .await;

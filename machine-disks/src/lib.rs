@@ -5,8 +5,11 @@
 //! that is written before anything else is made, and removed after everything else is gone; [`lock`] is how the
 //! kernel tells who lives, and [`private`] how files come to be whole or not at all.
 //!
+//! [`admission`] says what an instance must be like to be made at all.
+//!
 //! Everything here blocks on the disk. None of it is about a hypervisor.
 
+pub mod admission;
 pub mod clone;
 pub mod entries;
 mod error;

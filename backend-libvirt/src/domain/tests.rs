@@ -1,4 +1,4 @@
-//! What libvirt is told, as text: a difference in review is the point. `RUNNER_BLESS=1` writes it anew.
+//! What libvirt is told of an instance, as text, and what no text changes in it.
 
 use std::path::Path;
 
@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use runner_core::{Error, ImageId, OwnerId, ProfileName};
 
 use super::*;
-use crate::xml::{Tree, element};
+use crate::{
+    golden::{compare, golden},
+    xml::{Tree, element},
+};
 
 fn example_mark() -> Mark {
     Mark {
@@ -51,30 +54,6 @@ fn of(mark: &Mark) -> DomainSpec<'_> {
         console_log: Some(Path::new("/instances/linux-17/console.log")),
         mark,
     }
-}
-
-fn golden(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
-
-fn compare(name: &str, text: &str) {
-    let path = golden(name);
-    if std::env::var_os("RUNNER_BLESS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-    }
-    let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    let differs = golden.lines().zip(text.lines()).position(|(old, new)| old != new);
-    let line = differs.unwrap_or(golden.lines().count().min(text.lines().count()));
-    assert!(
-        golden == text,
-        "line {} of {} was {:?} and is {:?}; if that is meant, run this test with RUNNER_BLESS=1 and \
-         commit the file",
-        line + 1,
-        path.display(),
-        golden.lines().nth(line),
-        text.lines().nth(line),
-    );
 }
 
 #[test]
@@ -285,5 +264,5 @@ proptest! {
 fn elements_are_put_in_the_place_of_their_namesakes() {
     let mut tree = Tree::parse("a test", "<a><b/><c x='1'>t</c><b/></a>").unwrap();
     tree.replace(tree.root(), element("b").text("new")).unwrap();
-    assert_eq!(tree.to_xml(), "<a>\n  <c x=\"1\">t</c>\n  <b>new</b>\n</a>\n");
+    assert_eq!(tree.into_xml(), "<a>\n  <c x=\"1\">t</c>\n  <b>new</b>\n</a>\n");
 }

@@ -78,7 +78,7 @@ pub(super) fn document(owner: &OwnerId, name: &str, nat: bool, subnet: Subnet) -
     if nat {
         network = network.child(element("forward").attribute("mode", "nat"));
     }
-    Ok(Tree::of(network)?.to_xml())
+    Ok(Tree::of(network)?.into_xml())
 }
 
 /// An address that a network keeps for one card.
@@ -102,7 +102,7 @@ impl Host {
             .attribute("mac", &self.mac)
             .attribute("name", &self.name)
             .attribute("ip", self.ip);
-        Ok(Tree::of(host)?.to_xml())
+        Ok(Tree::of(host)?.into_xml())
     }
 }
 
@@ -176,6 +176,7 @@ impl Dhcp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::compare;
 
     const THEIRS: &str = "<network><name>cinet</name><forward mode='nat'/>
       <ip family='ipv6' address='fd00::1' prefix='64'/>
@@ -243,6 +244,22 @@ mod tests {
             assert!(error.contains(reason), "{error}");
         }
         assert_eq!("10.0.0.4/30".parse::<Subnet>().unwrap().to_string(), "10.0.0.4/30");
+    }
+
+    #[test]
+    fn a_network_of_ours_as_libvirt_is_told() {
+        let us = OwnerId::new("us").unwrap();
+        let subnet = "10.77.3.0/24".parse().unwrap();
+        for (nat, golden) in [(true, "network-nat.xml"), (false, "network-isolated.xml")] {
+            let text = document(&us, "a <name> & 'more'", nat, subnet).unwrap();
+            compare(golden, &text);
+            let dhcp = Dhcp::read(&text).unwrap().unwrap();
+            assert_eq!(dhcp.free(&BTreeSet::new()), Some(Ipv4Addr::new(10, 77, 3, 66)));
+        }
+        let ip = Ipv4Addr::new(10, 0, 0, 7);
+        let host = Host { mac: "52:00:00:00:00:01".to_owned(), name: "a-1".to_owned(), ip };
+        let expected = "<host mac=\"52:00:00:00:00:01\" name=\"a-1\" ip=\"10.0.0.7\"/>\n";
+        assert_eq!(host.document().unwrap(), expected);
     }
 
     #[test]

@@ -44,6 +44,9 @@ use crate::{
 };
 
 const CONSOLE: &str = "console.log";
+/// How much of a console is kept, in bytes, and how much more there may be until it is trimmed again.
+const CONSOLE_KEEP: u64 = 2 << 20;
+const CONSOLE_SLACK: u64 = 1 << 20;
 const EXIT: &str = "exit.json";
 const SEED: &str = "seed.img";
 const USER_DATA: &str = "user-data";
@@ -70,8 +73,8 @@ impl Directory {
         Ok(Self(Arc::new(Inner { entries, disks: RootDisks::new(mode) })))
     }
 
-    /// Where the instances lie, for questions about the disk.
-    pub(crate) fn path(&self) -> &Path {
+    #[cfg(test)]
+    fn path(&self) -> &Path {
         self.0.entries.path()
     }
 
@@ -121,7 +124,15 @@ impl Storage for Directory {
 
     async fn entries(&self) -> Result<Vec<Mark>> {
         self.run("list the instances", |inner| {
-            Ok(inner.entries.list()?.into_iter().map(|entry| entry.mark).collect())
+            let entries = inner.entries.list()?;
+            // Whoever looks after instances looks often.
+            for entry in &entries {
+                if let Err(error) = trim(&entry.path.join(CONSOLE)) {
+                    let name = &entry.mark.name;
+                    tracing::debug!(worker = %name, %error, "Could not trim a console.");
+                }
+            }
+            Ok(entries.into_iter().map(|entry| entry.mark).collect())
         })
         .await
     }
@@ -200,32 +211,6 @@ impl Storage for Directory {
         })
         .await
     }
-
-    async fn trim_console(&self, name: &WorkerName, keep: u64) -> Result<()> {
-        let name = name.clone();
-        self.run("trim a console", move |inner| {
-            let Some(file) = inner.console(&name, OpenOptions::new().write(true))? else {
-                return Ok(());
-            };
-            let trim = || {
-                let metadata = file.metadata()?;
-                // Whole blocks only: a part of one would be filled with zeros, which look like content.
-                let end = metadata.len().saturating_sub(keep) / 4096 * 4096;
-                if end > 0 && metadata.blocks() * 512 > keep {
-                    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                    fallocate(&file, flags, 0, end)?;
-                }
-                Ok::<_, io::Error>(())
-            };
-            match trim() {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-                result => {
-                    result.map_err(|error| error::io(format!("trim the console of {name}"), error))
-                }
-            }
-        })
-        .await
-    }
 }
 
 impl Inner {
@@ -298,6 +283,22 @@ impl Inner {
             Err(error) => Err(error::io(format!("open the console of {name}"), error)),
         }
     }
+}
+
+/// Gives back the room of all but the end of a console. Offsets stay what they are.
+fn trim(path: &Path) -> io::Result<()> {
+    let metadata = match fs::metadata(path) {
+        Err(error) if is_missing(&error) => return Ok(()),
+        result => result?,
+    };
+    if metadata.blocks() * 512 <= CONSOLE_KEEP + CONSOLE_SLACK {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    // Whole blocks only: a part of one would be filled with zeros, which look like content.
+    let end = metadata.len().saturating_sub(CONSOLE_KEEP) / 4096 * 4096;
+    fallocate(OpenOptions::new().write(true).open(path)?, flags, 0, end)?;
+    Ok(())
 }
 
 /// What the files of an instance take on the disk, in bytes.
@@ -478,16 +479,16 @@ mod tests {
         assert_eq!(storage.console_size(name).await.unwrap(), 0);
         assert!(storage.read_console(name, 0, 10).await.unwrap().is_empty());
         let furnished = begin(&storage, &spec).await;
-        let text: Vec<u8> = (0..100_000u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+        let text: Vec<u8> = (0..500_000u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
         fs::write(&furnished.console_log, &text).unwrap();
         assert_eq!(storage.console_size(name).await.unwrap(), text.len() as u64);
         let middle = storage.read_console(name, 1000, 50).await.unwrap();
         assert_eq!(middle, &text[1000..1050]);
         let before = fs::metadata(&furnished.console_log).unwrap().blocks();
-        storage.trim_console(name, 50_000).await.unwrap();
-        let kept = text.len() - 50_000;
-        let end = storage.read_console(name, kept as u64, 1 << 20).await.unwrap();
-        assert_eq!(end, &text[kept..]);
+        storage.entries().await.unwrap();
+        let kept = text.len() - (1 << 20);
+        let end = storage.read_console(name, kept as u64, 2 << 20).await.unwrap();
+        assert!(end == text[kept..], "the end is not what was written");
         assert!(storage.read_console(name, text.len() as u64, 10).await.unwrap().is_empty());
         assert!(fs::metadata(&furnished.console_log).unwrap().blocks() < before);
     }

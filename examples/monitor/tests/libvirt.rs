@@ -55,7 +55,7 @@ fn a_job_outlives_the_service_and_the_daemon() {
     let (status, ready) = monitor.ask(Method::GET, "/readyz", None).unwrap();
     assert_eq!(status, 503, "{}", String::from_utf8_lossy(&ready));
     assert!(String::from_utf8_lossy(&ready).contains("libvirt"));
-    assert_eq!(monitor.workers("busy"), [worker.clone()]);
+    assert_eq!(monitor.workers("busy"), std::slice::from_ref(&worker));
 
     // Then the service is, too, and comes back before the daemon.
     monitor.kill();
