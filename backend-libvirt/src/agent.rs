@@ -28,6 +28,12 @@ const ABSENT: Duration = Duration::from_secs(1);
 /// How long to wait for word that an agent came before it is called all the same.
 const CALL_AGAIN: Duration = Duration::from_millis(500);
 
+/// What a call may carry, in bytes: in base64 and with all around it less than [`MAX_COMMAND`].
+const MAX_CONTENT: usize = 64 * 1024;
+/// The longest command, in bytes. libvirt hands it to a socket that takes about 200 KiB at once; of a longer one it
+/// sends the beginning again and again (`safewrite` in `qemuAgentIOWrite`, seen with libvirt 9.0).
+const MAX_COMMAND: usize = 128 * 1024;
+
 /// Talks to the agent of one domain.
 pub(crate) struct LibvirtAgent {
     connection: Arc<Connection>,
@@ -79,6 +85,10 @@ impl LibvirtAgent {
         turn: impl Send + 'static,
     ) -> Result<Value, CallError> {
         let text = json!({ "execute": command, "arguments": arguments }).to_string();
+        if text.len() > MAX_COMMAND {
+            let why = format!("{command} of {} bytes is more than libvirt can carry", text.len());
+            return Err(CallError::failed(why));
+        }
         let patience = deadline.saturating_duration_since(Instant::now());
         let (domain, start) = (self.watched.uuid, Instant::now());
         let answer = self.connection.agent(domain, command, text, patience, turn).await;
@@ -126,6 +136,10 @@ impl Transport for LibvirtAgent {
                 () = self.watched.ended() => return Err(CallError::Gone),
             }
         }
+    }
+
+    fn max_content(&self) -> usize {
+        MAX_CONTENT
     }
 
     async fn call(

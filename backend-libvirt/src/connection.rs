@@ -92,18 +92,9 @@ impl Failure {
         }
     }
 
-    /// Whether the daemon answered, so that the call has ended for certain.
-    pub(crate) fn is_answer(&self) -> bool {
-        match self {
-            Self::Refused { code, .. } => !matches!(
-                code,
-                // What the client says of a connection that broke.
-                None | Some(
-                    ErrorNumber::Rpc | ErrorNumber::SystemError | ErrorNumber::InternalError
-                )
-            ),
-            _ => false,
-        }
+    /// Whether the daemon may be at it still.
+    pub(crate) fn is_unclear(&self) -> bool {
+        matches!(self, Self::Late { .. } | Self::Silent { .. } | Self::Disconnected { .. })
     }
 
     /// As the error of whoever was `doing` something.
@@ -188,10 +179,6 @@ impl Connection {
         });
         let keeper = tokio::spawn(shared.clone().keep()).abort_handle();
         Ok(Self { shared, keeper })
-    }
-
-    pub(crate) fn uri(&self) -> &LibvirtUri {
-        &self.shared.uri
     }
 
     /// Has `work` done with the connection, in a thread. `work` must hand nothing of libvirt's out.

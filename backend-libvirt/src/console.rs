@@ -11,6 +11,8 @@ use crate::{storage::Storage, watch::Watched};
 
 /// How much of the past is shown.
 const KEEP: u64 = 1024 * 1024;
+/// How much of it is kept on disk: more, so that nobody who reads sees it go.
+pub(crate) const KEEP_ON_DISK: u64 = 2 * KEEP;
 /// How often to look for more.
 const POLL: Duration = Duration::from_millis(100);
 const PIECE: usize = 64 * 1024;
@@ -61,6 +63,11 @@ impl Reader {
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>> {
+        if self.follow.is_some() {
+            let size = self.storage.console_size(&self.name).await?;
+            // A daemon may begin the log anew when it is long; and what is far behind may be gone.
+            self.at = if size < self.at { 0 } else { self.at.max(size.saturating_sub(KEEP)) };
+        }
         let left = match self.follow {
             Some(_) => PIECE,
             None => self.end.saturating_sub(self.at).min(PIECE as u64) as usize,

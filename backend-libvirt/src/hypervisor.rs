@@ -19,16 +19,20 @@ use runner_core::{
     },
     image::Image,
 };
-use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::AbortHandle,
+    time::{interval, timeout},
+};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
     agent::LibvirtAgent,
     config::LibvirtConfig,
-    connection::{Connection, Domain, Life, OnEvent},
+    connection::{Connection, Domain, Failure, Life, OnEvent},
     console, create,
-    domain::{self, DomainSpec, MacAddress, VirtType},
+    domain::{self, DomainSpec, MacAddress},
     error::{self, backend},
     exit,
     network::Networks,
@@ -37,9 +41,12 @@ use crate::{
     storage::{self, Storage},
     turn::{Doing, Turns},
     uri::Driver,
+    virt_type::{self, Choice},
     watch::{Seen, Watch, Watched},
 };
 
+/// How often to look how much consoles take.
+const TRIM: Duration = Duration::from_secs(2);
 /// How long after a domain's end the event may come that says why.
 const CONCLUDE: Duration = Duration::from_millis(500);
 
@@ -53,7 +60,7 @@ pub struct LibvirtHypervisor {
 
 struct Inner {
     config: LibvirtConfig,
-    virt: VirtType,
+    virt: Choice,
     connection: Arc<Connection>,
     /// For what waits for guests: many of those that hang must not keep the list waiting.
     guests: Arc<Connection>,
@@ -72,6 +79,20 @@ struct Inner {
 struct Found {
     mark: Mark,
     domain: Option<Domain>,
+}
+
+/// Why an instance was not made.
+enum Unmade {
+    /// It does not run, and will not.
+    Failed(Error),
+    /// It may, or may soon.
+    Unclear(Error),
+}
+
+impl From<Error> for Unmade {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl LibvirtHypervisor {
@@ -98,10 +119,7 @@ impl LibvirtHypervisor {
         let storage: Arc<dyn Storage> = storage::open(&config, &connection).await?;
         let networks =
             Networks::new(connection.clone(), config.network.clone(), config.owner.clone());
-        let virt = match uri.driver() {
-            Driver::Test => VirtType::Test,
-            Driver::Qemu => VirtType::Qemu,
-        };
+        let virt = virt_type::choose(&config, &connection).await?;
         let inner = Arc::new(Inner {
             config,
             virt,
@@ -149,10 +167,23 @@ impl Drop for LibvirtHypervisor {
     }
 }
 
-/// Writes down why instances end, as it is heard.
+/// Writes down why instances end, as it is heard, and keeps their consoles within limits.
 async fn record(watch: Arc<Watch>, storage: Arc<dyn Storage>) {
+    let mut tick = interval(TRIM);
     loop {
-        for (watched, reason) in watch.ends().await {
+        let ends = tokio::select! {
+            ends = watch.ends() => ends,
+            _ = tick.tick() => {
+                for watched in watch.living() {
+                    let name = &watched.mark.name;
+                    if let Err(error) = storage.trim_console(name, console::KEEP_ON_DISK).await {
+                        tracing::warn!(worker = %name, error = chain(&error), "Could not trim a console.");
+                    }
+                }
+                continue;
+            }
+        };
+        for (watched, reason) in ends {
             let name = &watched.mark.name;
             if let Err(error) = storage.set_exit(name, &reason).await {
                 tracing::warn!(worker = %name, %reason, error = chain(&error), "Could not remember why an instance ended.");
@@ -255,7 +286,7 @@ impl Inner {
         let turn = self.turns.of(name);
         let _taken = turn.take(Doing::Creating).await;
         if let Some(found) = self.find(name).await? {
-            return Ok(self.settle(&found).await?);
+            return self.settle(&found).await;
         }
         let files = self.files(spec).await?;
         create::check(spec, &files).await?;
@@ -275,11 +306,16 @@ impl Inner {
         let uuid = Uuid::new_v4();
         let watched = self.watch.ours(uuid, mark.clone());
         let result = self.launch(spec, &files, &watched).await;
-        if let Err(error) = &result {
-            self.give_up(&watched, error).await;
-        }
         self.hint.hint();
-        result.map(|()| mark.instance(InstanceState::Running))
+        match result {
+            Ok(()) => Ok(mark.instance(InstanceState::Running)),
+            // It may start yet. It is listed, and whoever asked for it decides.
+            Err(Unmade::Unclear(error)) => Err(error),
+            Err(Unmade::Failed(error)) => {
+                self.give_up(&watched, &error).await;
+                Err(error)
+            }
+        }
     }
 
     /// Makes and starts the domain of an instance whose storage has begun.
@@ -288,7 +324,7 @@ impl Inner {
         spec: &InstanceSpec,
         files: &ProfileFiles,
         watched: &Watched,
-    ) -> Result<()> {
+    ) -> Result<(), Unmade> {
         let name = &spec.name;
         let furnished = self.storage.furnish(spec, files).await?;
         let network = self.networks.plug(spec).await?;
@@ -298,7 +334,7 @@ impl Inner {
                 name,
                 uuid: watched.uuid,
                 mac: MacAddress::of(&self.config.owner, name),
-                virt: self.virt,
+                virt: self.virt.virt,
                 emulator: None,
                 resources: &spec.resources,
                 boot: furnished.boot,
@@ -309,10 +345,15 @@ impl Inner {
                 mark: &watched.mark,
             },
         )?;
-        let defined = self.connection.define(document).await;
-        defined.map_err(|failure| failure.doing(format!("define {name}")))?;
-        let started = self.connection.start(watched.uuid).await;
-        started.map_err(|failure| failure.doing(format!("start {name}")))
+        let unmade = |doing: &'static str| {
+            move |failure: Failure| {
+                let unclear = failure.is_unclear();
+                let error = failure.doing(format!("{doing} {name}"));
+                if unclear { Unmade::Unclear(error) } else { Unmade::Failed(error) }
+            }
+        };
+        self.connection.define(document).await.map_err(unmade("define"))?;
+        self.connection.start(watched.uuid).await.map_err(unmade("start"))
     }
 
     /// What the operator keeps of the instance's profile.

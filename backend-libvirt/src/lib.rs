@@ -1,10 +1,10 @@
 //! Runs instances as libvirt domains, here or on another host.
 //!
 //! Read in this order: [`config`] says what can be chosen; `connection.rs` how libvirt is called, and `events.rs`
-//! how it calls us; `domain.rs` what it is told a machine is, `profile_dir.rs` what of that is the operator's, `storage.rs` where a machine's
-//! disks are, and `network.rs` what it is plugged into;
-//! `create.rs` and `hypervisor.rs` how an instance begins, is found and ends; `watch.rs` and `exit.rs` what is
-//! noticed in between; `agent.rs` and `console.rs` how its inside is reached.
+//! how it calls us; `domain.rs` what it is told a machine is, `virt_type.rs` what runs it, and `profile_dir.rs` what of
+//! that is the operator's; `storage.rs` where a machine's disks are, and `network.rs` what it is plugged into;
+//! `create.rs`, `turn.rs` and `hypervisor.rs` how an instance begins, is found and ends; `watch.rs` and `exit.rs`
+//! what is noticed in between; `agent.rs` and `console.rs` how its inside is reached.
 //!
 //! **Invariant:** a domain is ours if its metadata says so, with our owner and the domain's own name. No other is
 //! listed or touched, whatever it is called.
@@ -33,6 +33,7 @@ mod screenshot;
 mod storage;
 mod turn;
 mod uri;
+mod virt_type;
 mod watch;
 mod xml;
 

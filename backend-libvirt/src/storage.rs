@@ -103,8 +103,7 @@ pub(crate) trait Storage: Send + Sync + 'static {
     /// As above.
     async fn furnish(&self, spec: &InstanceSpec, files: &ProfileFiles) -> Result<Furnished>;
 
-    /// Every record of ours, by name. Where it can, it gives back the room of all but the end of each console;
-    /// offsets stay what they are.
+    /// Every record of ours, by name.
     ///
     /// # Errors
     /// `Backend` when one could not be read.
@@ -149,6 +148,13 @@ pub(crate) trait Storage: Send + Sync + 'static {
     /// # Errors
     /// `Backend` when it could not be read.
     async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Bytes>;
+
+    /// Gives back the room of all but the last `keep` bytes of the console. Offsets stay what they are. Where
+    /// that cannot be done, nothing happens.
+    ///
+    /// # Errors
+    /// `Backend` when it failed.
+    async fn trim_console(&self, name: &WorkerName, keep: u64) -> Result<()>;
 }
 
 /// The storage that is configured.

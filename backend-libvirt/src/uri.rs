@@ -6,7 +6,7 @@ use runner_core::{Error, Result, Secret};
 use url::Url;
 
 /// The parameters whose values may be shown, of those that libvirt's remote driver knows.
-const PLAIN: [&str; 13] = [
+const PLAIN: [&str; 14] = [
     "command",
     "keyfile",
     "known_hosts",
@@ -17,6 +17,7 @@ const PLAIN: [&str; 13] = [
     "no_sanity",
     "no_tty",
     "no_verify",
+    "pkipath",
     "proxy",
     "socket",
     "sshauth",

@@ -113,6 +113,16 @@ impl Watch {
         }
     }
 
+    /// The domains of ours that were not heard to have ended.
+    pub(crate) fn living(&self) -> Vec<Arc<Watched>> {
+        let domains = self.lock();
+        let ours = domains.values().filter_map(|seen| match seen {
+            Seen::Ours(watched) if !watched.has_ended() => Some(watched.clone()),
+            _ => None,
+        });
+        ours.collect()
+    }
+
     /// What was heard last of an instance of this name, whose domain need not exist any more.
     pub(crate) fn named(&self, name: &runner_core::WorkerName) -> Vec<Arc<Watched>> {
         let domains = self.lock();

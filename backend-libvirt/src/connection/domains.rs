@@ -1,5 +1,10 @@
 //! Calls about domains.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use uuid::Uuid;
 use virt::{
     connect::Connect,
@@ -10,6 +15,9 @@ use virt::{
 };
 
 use super::{Connection, Failure, Kind};
+
+/// How often to look whether a domain that is tried out has ended.
+const TRIED: Duration = Duration::from_millis(20);
 
 /// Whether a domain runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +83,27 @@ impl Connection {
     /// Starts a domain.
     pub(crate) async fn start(&self, domain: Uuid) -> Result<(), Failure> {
         self.call(Kind::Act, move |connect| connect.lookup_domain_by_uuid(domain)?.create()).await
+    }
+
+    /// Starts a domain that nobody defines, waits up to `patience` for it to end by itself, and ends it otherwise:
+    /// how long it ran, or nothing if it had to be ended. It ends with the connection at the latest.
+    pub(crate) async fn try_out(
+        &self,
+        document: String,
+        patience: Duration,
+    ) -> Result<Option<Duration>, Failure> {
+        self.call(Kind::Act, move |connect| {
+            let domain = connect.create_domain_xml(&document, sys::VIR_DOMAIN_START_AUTODESTROY)?;
+            let start = Instant::now();
+            while present(domain.is_active())? == Some(true) {
+                if start.elapsed() > patience {
+                    return present(domain.destroy()).map(|_| None);
+                }
+                thread::sleep(TRIED);
+            }
+            Ok(Some(start.elapsed()))
+        })
+        .await
     }
 
     /// Ends a domain's process by force. Fine when there is none.

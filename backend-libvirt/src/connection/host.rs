@@ -18,9 +18,4 @@ impl Connection {
         })
         .await
     }
-
-    /// What the host and its emulators can do, as libvirt says it in XML.
-    pub(crate) async fn capabilities(&self) -> Result<String, Failure> {
-        self.call(Kind::Look, |connect| connect.capabilities()).await
-    }
 }

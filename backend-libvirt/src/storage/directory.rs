@@ -44,9 +44,6 @@ use crate::{
 };
 
 const CONSOLE: &str = "console.log";
-/// How much of a console is kept, in bytes, and how much more there may be until it is trimmed again.
-const CONSOLE_KEEP: u64 = 1 << 20;
-const CONSOLE_SLACK: u64 = 1 << 20;
 const EXIT: &str = "exit.json";
 const SEED: &str = "seed.img";
 const USER_DATA: &str = "user-data";
@@ -124,15 +121,7 @@ impl Storage for Directory {
 
     async fn entries(&self) -> Result<Vec<Mark>> {
         self.run("list the instances", |inner| {
-            let entries = inner.entries.list()?;
-            // Whoever looks after instances looks often.
-            for entry in &entries {
-                if let Err(error) = trim(&entry.path.join(CONSOLE)) {
-                    let name = &entry.mark.name;
-                    tracing::debug!(worker = %name, %error, "Could not trim a console.");
-                }
-            }
-            Ok(entries.into_iter().map(|entry| entry.mark).collect())
+            Ok(inner.entries.list()?.into_iter().map(|entry| entry.mark).collect())
         })
         .await
     }
@@ -211,6 +200,18 @@ impl Storage for Directory {
         })
         .await
     }
+
+    async fn trim_console(&self, name: &WorkerName, keep: u64) -> Result<()> {
+        let name = name.clone();
+        self.run("trim a console", move |inner| {
+            let Some(file) = inner.console(&name, OpenOptions::new().write(true))? else {
+                return Ok(());
+            };
+            trim(&file, keep)
+                .map_err(|error| error::io(format!("trim the console of {name}"), error))
+        })
+        .await
+    }
 }
 
 impl Inner {
@@ -285,20 +286,19 @@ impl Inner {
     }
 }
 
-/// Gives back the room of all but the end of a console. Offsets stay what they are.
-fn trim(path: &Path) -> io::Result<()> {
-    let metadata = match fs::metadata(path) {
-        Err(error) if is_missing(&error) => return Ok(()),
-        result => result?,
-    };
-    if metadata.blocks() * 512 <= CONSOLE_KEEP + CONSOLE_SLACK {
+/// Makes a hole of all but the end of a file.
+fn trim(file: &File, keep: u64) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    // Whole blocks only: a part of one would be filled with zeros, which look like content.
+    let end = metadata.len().saturating_sub(keep) / 4096 * 4096;
+    if end == 0 || metadata.blocks() * 512 <= keep {
         return Ok(());
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    // Whole blocks only: a part of one would be filled with zeros, which look like content.
-    let end = metadata.len().saturating_sub(CONSOLE_KEEP) / 4096 * 4096;
-    fallocate(OpenOptions::new().write(true).open(path)?, flags, 0, end)?;
-    Ok(())
+    match fallocate(file, flags, 0, end) {
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// What the files of an instance take on the disk, in bytes.
@@ -485,7 +485,7 @@ mod tests {
         let middle = storage.read_console(name, 1000, 50).await.unwrap();
         assert_eq!(middle, &text[1000..1050]);
         let before = fs::metadata(&furnished.console_log).unwrap().blocks();
-        storage.entries().await.unwrap();
+        storage.trim_console(name, 1 << 20).await.unwrap();
         let kept = text.len() - (1 << 20);
         let end = storage.read_console(name, kept as u64, 2 << 20).await.unwrap();
         assert!(end == text[kept..], "the end is not what was written");

@@ -34,11 +34,11 @@ pub struct Libvirtd {
 impl Libvirtd {
     /// Starts one, or says what is missing for it.
     pub fn start() -> Option<Self> {
-        Self::start_with(&[])
+        Self::start_with(|_| (), &[])
     }
 
-    /// As [`start`](Self::start), with more arguments of `scripts/libvirtd`.
-    pub fn start_with(arguments: &[&str]) -> Option<Self> {
+    /// As [`start`](Self::start), with more arguments of `scripts/libvirtd`, once its directory is prepared.
+    pub fn start_with(prepare: impl FnOnce(&Path), arguments: &[&str]) -> Option<Self> {
         let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
         if !is_root || !parts::has("libvirtd") || !parts::has("virsh") {
             parts::skip("libvirt");
@@ -46,6 +46,7 @@ impl Libvirtd {
         }
         // Short, since paths of sockets are; and removed by the keeper.
         let directory = TempDir::with_prefix("lv").unwrap().keep();
+        prepare(&directory);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/libvirtd");
         let mut command = Command::new("setpriv");
         command
@@ -53,6 +54,8 @@ impl Libvirtd {
             .arg(script)
             .arg(&directory)
             .args(arguments)
+            // It listens to the network if the configuration says where.
+            .env("LIBVIRTD_ARGS", if arguments.is_empty() { "" } else { "--listen" })
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         // The kernel tells of the end of the thread that started it, so that one must stay.

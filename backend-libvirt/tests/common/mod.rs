@@ -1,5 +1,6 @@
 //! A libvirtd of its own for each test, and a guest to boot.
 
+pub mod fixture;
 pub mod guest;
 pub mod libvirtd;
 #[path = "../../../backend-qemu/tests/common/micro.rs"]
