@@ -147,5 +147,5 @@ pub(crate) fn document(template: &Template, spec: &DomainSpec<'_>) -> Result<Str
     machine::set(&mut tree, spec)?;
     devices::set(&mut tree, spec)?;
     mark::set(&mut tree, spec.mark)?;
-    Ok(tree.to_xml())
+    Ok(tree.into_xml())
 }

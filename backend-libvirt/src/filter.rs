@@ -99,7 +99,7 @@ pub(crate) fn document(
         .attribute("action", "drop")
         .attribute("direction", "inout")
         .attribute("priority", 1000);
-    Ok(Tree::of(filter.child(rest))?.to_xml())
+    Ok(Tree::of(filter.child(rest))?.into_xml())
 }
 
 fn rule(action: &str, direction: &str) -> Element {

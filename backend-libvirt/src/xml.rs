@@ -109,7 +109,7 @@ impl Tree {
     }
 
     /// The document as text, an element a line.
-    pub(crate) fn to_xml(mut self) -> String {
+    pub(crate) fn into_xml(mut self) -> String {
         self.xot.remove_insignificant_whitespace(self.document);
         let parameters =
             Parameters { indentation: Some(Indentation::default()), ..Parameters::default() };

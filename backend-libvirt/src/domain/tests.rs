@@ -264,5 +264,5 @@ proptest! {
 fn elements_are_put_in_the_place_of_their_namesakes() {
     let mut tree = Tree::parse("a test", "<a><b/><c x='1'>t</c><b/></a>").unwrap();
     tree.replace(tree.root(), element("b").text("new")).unwrap();
-    assert_eq!(tree.to_xml(), "<a>\n  <c x=\"1\">t</c>\n  <b>new</b>\n</a>\n");
+    assert_eq!(tree.into_xml(), "<a>\n  <c x=\"1\">t</c>\n  <b>new</b>\n</a>\n");
 }

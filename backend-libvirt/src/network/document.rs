@@ -78,7 +78,7 @@ pub(super) fn document(owner: &OwnerId, name: &str, nat: bool, subnet: Subnet) -
     if nat {
         network = network.child(element("forward").attribute("mode", "nat"));
     }
-    Ok(Tree::of(network)?.to_xml())
+    Ok(Tree::of(network)?.into_xml())
 }
 
 /// An address that a network keeps for one card.
@@ -102,7 +102,7 @@ impl Host {
             .attribute("mac", &self.mac)
             .attribute("name", &self.name)
             .attribute("ip", self.ip);
-        Ok(Tree::of(host)?.to_xml())
+        Ok(Tree::of(host)?.into_xml())
     }
 }
 

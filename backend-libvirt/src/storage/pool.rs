@@ -285,7 +285,7 @@ impl Pool {
                 .child(element("format").attribute("type", format));
             text = text.child(backing);
         }
-        let made = self.connection.make_volume(&self.pool, Tree::of(text)?.to_xml()).await;
+        let made = self.connection.make_volume(&self.pool, Tree::of(text)?.into_xml()).await;
         let made = made.map_err(self.fail(format!("make the disk of {name}")))?;
         made.ok_or_else(|| Error::busy(format!("volume {volume}")))?;
         Ok(self.disk(volume, DiskFormat::Qcow2, Role::Root))
@@ -447,7 +447,7 @@ fn document(pool: &str, directory: &Path) -> Result<String> {
     let target = element("target").child(element("path").text(path_text(directory)?));
     let pool =
         element("pool").attribute("type", "dir").child(element("name").text(pool)).child(target);
-    Ok(Tree::of(pool)?.to_xml())
+    Ok(Tree::of(pool)?.into_xml())
 }
 
 /// The document of a volume that holds bytes and nothing else.
@@ -458,7 +458,7 @@ fn raw(volume: &str, length: u64) -> Result<String> {
         .child(element("capacity").attribute("unit", "bytes").text(length))
         .child(element("allocation").attribute("unit", "bytes").text(0))
         .child(element("target").child(format).child(private()));
-    Ok(Tree::of(text)?.to_xml())
+    Ok(Tree::of(text)?.into_xml())
 }
 
 /// Volumes hold secrets.
