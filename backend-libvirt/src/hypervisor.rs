@@ -27,7 +27,8 @@ use crate::{
     agent::LibvirtAgent,
     config::LibvirtConfig,
     connection::{Connection, Domain, Failure, Life, OnEvent},
-    console, create,
+    console::{self, Follow, Taps},
+    create,
     domain::{self, DomainSpec, MacAddress, VirtType},
     error::{self, backend},
     exit,
@@ -60,6 +61,7 @@ struct Inner {
     guests: Arc<Connection>,
     storage: Arc<dyn Storage>,
     networks: Networks,
+    taps: Taps,
     watch: Arc<Watch>,
     hint: Hint,
     turns: Turns,
@@ -110,6 +112,8 @@ impl LibvirtHypervisor {
             Connection::open(uri.clone(), patience, Some(on_event), hint.clone()).await?;
         let connection = Arc::new(connection);
         let guests = Connection::open(uri.clone(), patience, None, Hint::default()).await?;
+        let guests = Arc::new(guests);
+        let taps = Taps::new(guests.clone());
         let storage: Arc<dyn Storage> = storage::open(&config, &connection).await?;
         let networks =
             Networks::new(connection.clone(), config.network.clone(), config.owner.clone());
@@ -118,9 +122,10 @@ impl LibvirtHypervisor {
             config,
             virt,
             connection,
-            guests: Arc::new(guests),
+            guests,
             storage,
             networks,
+            taps,
             watch,
             hint,
             turns: Turns::default(),
@@ -249,7 +254,9 @@ impl Hypervisor for LibvirtHypervisor {
         let found = self.inner.find(name).await?.ok_or_else(|| error::no_instance(name))?;
         let follow = match &found.domain {
             Some(domain) if follow && domain.life == Life::Active => {
-                Some(self.inner.watch.ours(domain.uuid, found.mark))
+                let watched = self.inner.watch.ours(domain.uuid, found.mark);
+                let ear = self.inner.taps.listen(&watched);
+                Some(Follow { watched, ear })
             }
             _ => None,
         };
