@@ -5,8 +5,9 @@
 //! the files below.
 //!
 //! **Invariant:** no object of libvirt leaves the thread that made it: to drop the last one is to close a
-//! connection, and that may block.
+//! connection, and that may block. The stream of a console that is held open does, and ends in a thread of its own.
 
+mod consoles;
 mod domains;
 mod guests;
 mod host;

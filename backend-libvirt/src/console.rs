@@ -1,28 +1,42 @@
 //! What a guest writes to its serial console: the past from the log, and what comes as the log grows.
 
-use std::{sync::Arc, time::Duration};
+mod tap;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream;
 use runner_core::{Result, WorkerName, hypervisor::Console};
-use tokio::time::sleep;
 
+use self::tap::Sign;
+pub(crate) use self::tap::{Ear, Taps};
 use crate::{storage::Storage, watch::Watched};
 
 /// How much of the past is shown.
 const KEEP: u64 = 1024 * 1024;
-/// How often to look for more.
-const POLL: Duration = Duration::from_millis(100);
 const PIECE: usize = 64 * 1024;
+
+/// Whoever writes a console, and one who listens to it.
+pub(crate) struct Follow {
+    pub(crate) watched: Arc<Watched>,
+    pub(crate) ear: Ear,
+}
 
 /// What is kept of the console, and, when `follow` has the domain that writes it, what comes until that ends.
 pub(crate) async fn read(
     storage: Arc<dyn Storage>,
     name: WorkerName,
-    follow: Option<Arc<Watched>>,
+    follow: Option<Follow>,
 ) -> Result<Console> {
     let size = storage.console_size(&name).await?;
-    let reader = Reader { storage, name, at: size.saturating_sub(KEEP), end: size, follow };
+    let reader = Reader {
+        storage,
+        name,
+        at: size.saturating_sub(KEEP),
+        end: size,
+        follow,
+        sign: Sign::Start,
+    };
     Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
         let mut reader = reader?;
         match reader.next().await {
@@ -39,24 +53,25 @@ struct Reader {
     at: u64,
     /// Where to stop, unless it follows.
     end: u64,
-    follow: Option<Arc<Watched>>,
+    follow: Option<Follow>,
+    /// Why it looks.
+    sign: Sign,
 }
 
 impl Reader {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             // Before reading: what it wrote before it ended is then read too.
-            let follow = self.follow.clone().filter(|watched| !watched.has_ended());
+            let has_ended = self.follow.as_ref().is_none_or(|follow| follow.watched.has_ended());
             if let Some(piece) = self.piece().await? {
+                let bytes = piece.len();
+                tracing::trace!(worker = %self.name, sign = ?self.sign, bytes, "More of a console.");
                 return Ok(Some(piece));
             }
-            let Some(watched) = follow else {
+            let Some(follow) = self.follow.as_mut().filter(|_| !has_ended) else {
                 return Ok(None);
             };
-            tokio::select! {
-                () = sleep(POLL) => {}
-                () = watched.ended() => {}
-            }
+            self.sign = follow.ear.sign(&follow.watched).await;
         }
     }
 
@@ -74,7 +89,7 @@ impl Reader {
             return Ok(None);
         }
         let piece = self.storage.read_console(&self.name, self.at, left).await?;
-        self.at += piece.len() as u64;
-        Ok((!piece.is_empty()).then_some(piece))
+        self.at = piece.at + piece.bytes.len() as u64;
+        Ok((!piece.bytes.is_empty()).then_some(piece.bytes))
     }
 }

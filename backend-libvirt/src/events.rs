@@ -1,7 +1,7 @@
 //! What libvirt says by itself: of domains, and of a connection's end.
 //!
-//! The crate `virt` has no wrapper for these, so this is one, and the only file here with `unsafe` in it. Its
-//! soundness rests on four rules of libvirt:
+//! The crate `virt` has no wrapper for these, so this is one. No other file has `unsafe` in it but the one below,
+//! about streams. Its soundness rests on four rules of libvirt:
 //!
 //! 1. A callback and its free function get the very pointer that they were registered with.
 //! 2. The free function is called once for a registration that succeeded, after the last call of the callback
@@ -11,6 +11,8 @@
 //!
 //! For rule 2 see `virObjectEventCallbackListMarkDeleteID` and `virConnectCloseCallbackDataCall` in libvirt's
 //! source: what is deregistered while events are being delivered is only marked, and freed afterwards.
+
+pub(crate) mod stream;
 
 use std::{
     ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_void},

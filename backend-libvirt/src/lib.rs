@@ -3,7 +3,7 @@
 //! Read in this order: [`config`] says what can be chosen; `connection.rs` how libvirt is called, and `events.rs`
 //! how it calls us; `domain.rs` what it is told a machine is, `virt_type.rs` what runs it, and `profile_dir.rs` what of
 //! that is the operator's; `storage.rs` where a machine's disks are, and `network.rs` what it is plugged into;
-//! `create.rs`, `turn.rs` and `hypervisor.rs` how an instance begins, is found and ends; `watch.rs` and `exit.rs`
+//! `create.rs`, `turn.rs`, `found.rs` and `hypervisor.rs` how an instance begins, is found and ends; `watch.rs` and `exit.rs`
 //! what is noticed in between; `agent.rs` and `console.rs` how its inside is reached.
 //!
 //! **Invariant:** a domain is ours if its metadata says so, with our owner and the domain's own name. No other is
@@ -24,6 +24,7 @@ mod error;
 mod events;
 mod exit;
 mod filter;
+mod found;
 #[cfg(test)]
 mod golden;
 pub mod hypervisor;

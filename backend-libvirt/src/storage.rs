@@ -61,6 +61,14 @@ pub(crate) struct Furnished {
     pub(crate) console_log: PathBuf,
 }
 
+/// A part of a console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Where it begins.
+    pub(crate) at: u64,
+    pub(crate) bytes: Bytes,
+}
+
 /// A place for disks and records that one owner has to itself.
 ///
 /// # Contract
@@ -144,11 +152,12 @@ pub(crate) trait Storage: Send + Sync + 'static {
     /// `Backend` when it could not be found out.
     async fn console_size(&self, name: &WorkerName) -> Result<u64>;
 
-    /// Up to `limit` bytes of the console from `offset` on; none at its end, or if there is no such instance.
+    /// Up to `limit` bytes of the console from `offset` on, or from where what is kept of it begins; none at its end,
+    /// or if there is no such instance.
     ///
     /// # Errors
     /// `Backend` when it could not be read.
-    async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Bytes>;
+    async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Piece>;
 }
 
 /// The storage that is configured.

@@ -34,9 +34,12 @@ use runner_core::{
     hypervisor::{ExitReason, InstanceSpec},
     image::{Boot, DiskFormat, Image},
 };
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::{
+    fs::{FallocateFlags, SeekFrom, fallocate},
+    io::Errno,
+};
 
-use super::{Furnished, Storage};
+use super::{Furnished, Piece, Storage};
 use crate::{
     domain::{BootFiles, DiskSource, DomainDisk, Role},
     error::{self, blocking, is_missing},
@@ -196,18 +199,14 @@ impl Storage for Directory {
         .await
     }
 
-    async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Bytes> {
+    async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Piece> {
         let name = name.clone();
         self.run("read a console", move |inner| {
             let Some(file) = inner.console(&name, OpenOptions::new().read(true))? else {
-                return Ok(Bytes::new());
+                return Ok(Piece { at: offset, bytes: Bytes::new() });
             };
-            let mut piece = vec![0; limit];
-            let read = file.read_at(&mut piece, offset);
-            let read =
-                read.map_err(|error| error::io(format!("read the console of {name}"), error))?;
-            piece.truncate(read);
-            Ok(piece.into())
+            let read = read_kept(&file, offset, limit);
+            read.map_err(|error| error::io(format!("read the console of {name}"), error))
         })
         .await
     }
@@ -296,9 +295,33 @@ fn trim(path: &Path) -> io::Result<()> {
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     // Whole blocks only: a part of one would be filled with zeros, which look like content.
-    let end = metadata.len().saturating_sub(CONSOLE_KEEP) / 4096 * 4096;
+    let block = metadata.blksize().max(4096);
+    let end = metadata.len().saturating_sub(CONSOLE_KEEP) / block * block;
     fallocate(OpenOptions::new().write(true).open(path)?, flags, 0, end)?;
     Ok(())
+}
+
+/// Up to `limit` bytes from `offset` on, or from the end of what was trimmed.
+fn read_kept(file: &File, offset: u64, limit: usize) -> io::Result<Piece> {
+    let mut at = offset;
+    loop {
+        let mut bytes = vec![0; limit];
+        let read = file.read_at(&mut bytes, at)?;
+        bytes.truncate(read);
+        // Looked at afterwards: what is trimmed while it is read looks like zeros.
+        let kept = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(kept) => kept,
+            // There is nothing more, or it was all trimmed.
+            Err(Errno::NXIO) => return Ok(Piece { at, bytes: Bytes::new() }),
+            Err(error) => return Err(error.into()),
+        };
+        let trimmed = kept.saturating_sub(at);
+        if trimmed < read as u64 || read == 0 {
+            let bytes = Bytes::from(bytes).slice((trimmed as usize).min(read)..);
+            return Ok(Piece { at: at + trimmed, bytes });
+        }
+        at = kept;
+    }
 }
 
 /// What the files of an instance take on the disk, in bytes.
@@ -477,19 +500,47 @@ mod tests {
         let spec = spec(1, kernel());
         let name = &spec.name;
         assert_eq!(storage.console_size(name).await.unwrap(), 0);
-        assert!(storage.read_console(name, 0, 10).await.unwrap().is_empty());
+        assert!(storage.read_console(name, 0, 10).await.unwrap().bytes.is_empty());
         let furnished = begin(&storage, &spec).await;
         let text: Vec<u8> = (0..500_000u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
         fs::write(&furnished.console_log, &text).unwrap();
         assert_eq!(storage.console_size(name).await.unwrap(), text.len() as u64);
         let middle = storage.read_console(name, 1000, 50).await.unwrap();
-        assert_eq!(middle, &text[1000..1050]);
+        assert_eq!((middle.at, &middle.bytes[..]), (1000, &text[1000..1050]));
         let before = fs::metadata(&furnished.console_log).unwrap().blocks();
         storage.entries().await.unwrap();
         let kept = text.len() - (1 << 20);
         let end = storage.read_console(name, kept as u64, 2 << 20).await.unwrap();
-        assert!(end == text[kept..], "the end is not what was written");
-        assert!(storage.read_console(name, text.len() as u64, 10).await.unwrap().is_empty());
+        assert!(end.bytes == text[kept..], "the end is not what was written");
+        let end = storage.read_console(name, text.len() as u64, 10).await.unwrap();
+        assert!(end.bytes.is_empty());
         assert!(fs::metadata(&furnished.console_log).unwrap().blocks() < before);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_behind_what_is_trimmed_goes_on_with_what_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = open(root.path()).await;
+        let spec = spec(1, kernel());
+        let furnished = begin(&storage, &spec).await;
+        let text: Vec<u8> = (0..700_000u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+        fs::write(&furnished.console_log, &text).unwrap();
+        storage.entries().await.unwrap();
+        let hole = text.len() as u64 - CONSOLE_KEEP;
+        for limit in [10, 4096, 64 * 1024, 3 << 20] {
+            for offset in [0, 1, 4095, hole - 4097, hole - 4096, hole - 5, hole, hole + 5] {
+                let piece = storage.read_console(&spec.name, offset, limit).await.unwrap();
+                let (at, bytes) = (piece.at as usize, &piece.bytes[..]);
+                assert!(piece.at >= offset && piece.at <= hole.max(offset), "{at} from {offset}");
+                assert!(!bytes.is_empty(), "nothing from {offset}");
+                assert!(bytes == &text[at..at + bytes.len()], "{limit} bytes from {offset}");
+            }
+        }
+        // Nothing is kept.
+        let file = File::options().write(true).open(&furnished.console_log).unwrap();
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(file, flags, 0, (text.len() as u64).next_multiple_of(4096)).unwrap();
+        let piece = storage.read_console(&spec.name, 0, 10).await.unwrap();
+        assert!(piece.bytes.is_empty());
     }
 }

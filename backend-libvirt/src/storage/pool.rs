@@ -24,7 +24,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use machine_disks::{Mark, overlay};
 use runner_core::{
     Error, ImageId, OwnerId, Result, WorkerName,
@@ -33,7 +32,7 @@ use runner_core::{
 };
 
 use self::volume::{Kind, VolumeName};
-use super::{Furnished, Storage};
+use super::{Furnished, Piece, Storage};
 use crate::{
     connection::{Connection, Failure, volumes::Content},
     domain::{BootFiles, DiskSource, DomainDisk, Role},
@@ -429,11 +428,11 @@ impl Storage for Pool {
         Ok(size.map_err(self.fail(format!("look at the console of {name}")))?.unwrap_or(0))
     }
 
-    async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Bytes> {
+    async fn read_console(&self, name: &WorkerName, offset: u64, limit: usize) -> Result<Piece> {
         let volume = self.of(name, Kind::Console);
         let read = self.connection.download(&self.pool, &volume, offset, limit).await;
         let read = read.map_err(self.fail(format!("read the console of {name}")))?;
-        Ok(read.unwrap_or_default().into())
+        Ok(Piece { at: offset, bytes: read.unwrap_or_default().into() })
     }
 }
 
