@@ -258,3 +258,25 @@ async fn why_an_instance_ended_is_kept_in_the_pool() {
     hypervisor.destroy(&spec.name).await.unwrap();
     assert!(!fixture.files().keys().any(|name| name.contains("linux-1.")));
 }
+
+#[tokio::test]
+async fn the_many_volumes_of_others_hide_none_of_ours() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let hypervisor = fixture.open().await;
+    let spec = fixture.spec(1);
+    hypervisor.create(&spec).await.unwrap();
+    drop(hypervisor);
+    // Nothing but its record shows that it was.
+    fixture.libvirtd.virsh(&["destroy", "linux-1"]);
+    fixture.libvirtd.virsh(&["undefine", "linux-1"]);
+    for file in fixture.files().into_keys().filter(|file| !file.ends_with(".record")) {
+        fs::remove_file(fixture.directory().join(file)).unwrap();
+    }
+    for other in 0..10_000 {
+        fs::write(fixture.directory().join(format!("other-{other}")), "").unwrap();
+    }
+    fixture.libvirtd.virsh(&["pool-refresh", POOL]);
+    let listed = fixture.open().await.instances().await.unwrap();
+    let names: Vec<_> = listed.into_iter().map(|instance| instance.name).collect();
+    assert_eq!(names, [spec.name]);
+}

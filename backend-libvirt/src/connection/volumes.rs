@@ -68,7 +68,9 @@ impl Connection {
     pub(crate) async fn volumes(&self, pool: &str) -> Result<Vec<String>, Failure> {
         let pool = pool.to_owned();
         self.call(Kind::Look, move |connect| {
-            connect.lookup_storage_pool_by_name(&pool)?.list_volumes()
+            // Not `list_volumes`, which of more than 1024 names leaves some out.
+            let volumes = connect.lookup_storage_pool_by_name(&pool)?.list_all_volumes(0)?;
+            volumes.iter().map(StorageVol::name).collect()
         })
         .await
     }
