@@ -280,3 +280,17 @@ async fn the_many_volumes_of_others_hide_none_of_ours() {
     let names: Vec<_> = listed.into_iter().map(|instance| instance.name).collect();
     assert_eq!(names, [spec.name]);
 }
+
+#[tokio::test]
+async fn a_pool_that_someone_stopped_is_started_again() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let hypervisor = fixture.open().await;
+    let spec = fixture.spec(1);
+    hypervisor.create(&spec).await.unwrap();
+    fixture.libvirtd.virsh(&["pool-destroy", POOL]);
+    let listed = hypervisor.instances().await.unwrap();
+    assert_eq!((listed.len(), &listed[0].state), (1, &InstanceState::Running));
+    fixture.libvirtd.virsh(&["pool-destroy", POOL]);
+    hypervisor.destroy(&spec.name).await.unwrap();
+    assert!(!fixture.files().keys().any(|name| name.contains("linux-1.")));
+}
