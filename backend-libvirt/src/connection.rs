@@ -211,7 +211,10 @@ impl Connection {
             move || {
                 // Whoever left before it began needs nothing done.
                 if !answer.is_closed() {
-                    let _ = answer.send(work(link.connect()));
+                    let result = work(link.connect());
+                    // What failed because nobody was there any more was not refused.
+                    let broken = result.is_err() && !link.connect().is_alive().unwrap_or(true);
+                    let _ = answer.send((result, broken));
                 }
             }
         };
@@ -225,7 +228,10 @@ impl Connection {
         let mut gone = self.shared.state.subscribe();
         tokio::select! {
             answer = timeout(patience, answered) => match answer {
-                Ok(Ok(answer)) => answer.map_err(|error| Failure::of(&self.shared.uri, &error)),
+                Ok(Ok((answer, broken))) => answer.map_err(|error| match broken {
+                    true => self.shared.broken(&error),
+                    false => Failure::of(&self.shared.uri, &error),
+                }),
                 Ok(Err(_)) => Err(Failure::refused(None, "the call was given up")),
                 Err(_) => {
                     self.shared.clone().suspect(link);
@@ -266,6 +272,12 @@ impl Shared {
             State::Up(link) => Ok(link.clone()),
             state => Err(state.failure(&self.uri)),
         }
+    }
+
+    /// What to say of a call during which the connection ended.
+    fn broken(&self, error: &virt::error::Error) -> Failure {
+        let why = self.uri.redact(error.message());
+        Failure::Disconnected { uri: self.uri.to_string(), since: Timestamp::now(), why }
     }
 
     /// Watches the connection and makes it anew, for ever.

@@ -165,11 +165,17 @@ impl Networks {
     async fn ensure(&self, name: &str, make: Option<MakeNetwork>) -> Result<Seen> {
         let doing = |what: &str| format!("{what} network {name}");
         let look = async || self.connection.network(name).await;
+        let is_live = |seen: &Option<Seen>| seen.as_ref().is_some_and(|seen| seen.live.is_some());
         let mut seen = look().await.map_err(|failure| failure.doing(doing("look at")))?;
-        if seen.as_ref().is_some_and(|seen| seen.live.is_some()) {
+        if is_live(&seen) {
             return seen.ok_or_else(|| missing(name));
         }
         let _turn = self.turn.lock().await;
+        // Whoever had the turn before may have made it, and to make it again would lose the addresses it keeps.
+        seen = look().await.map_err(|failure| failure.doing(doing("look at")))?;
+        if is_live(&seen) {
+            return seen.ok_or_else(|| missing(name));
+        }
         if seen.is_none() {
             let make = make.ok_or_else(|| missing(name))?;
             let text = document::document(&self.owner, name, make.nat, make.subnet)?;

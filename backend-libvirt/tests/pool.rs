@@ -3,7 +3,13 @@
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod common;
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use backend_libvirt::{LibvirtConfig, LibvirtHypervisor, StorageConfig, Virt};
 use common::{
@@ -257,4 +263,70 @@ async fn why_an_instance_ended_is_kept_in_the_pool() {
     assert_eq!(hypervisor.instances().await.unwrap()[0].state, ended);
     hypervisor.destroy(&spec.name).await.unwrap();
     assert!(!fixture.files().keys().any(|name| name.contains("linux-1.")));
+}
+
+#[tokio::test]
+async fn the_many_volumes_of_others_hide_none_of_ours() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let hypervisor = fixture.open().await;
+    let spec = fixture.spec(1);
+    hypervisor.create(&spec).await.unwrap();
+    drop(hypervisor);
+    // Nothing but its record shows that it was.
+    fixture.libvirtd.virsh(&["destroy", "linux-1"]);
+    fixture.libvirtd.virsh(&["undefine", "linux-1"]);
+    for file in fixture.files().into_keys().filter(|file| !file.ends_with(".record")) {
+        fs::remove_file(fixture.directory().join(file)).unwrap();
+    }
+    for other in 0..10_000 {
+        fs::write(fixture.directory().join(format!("other-{other}")), "").unwrap();
+    }
+    fixture.libvirtd.virsh(&["pool-refresh", POOL]);
+    let listed = fixture.open().await.instances().await.unwrap();
+    let names: Vec<_> = listed.into_iter().map(|instance| instance.name).collect();
+    assert_eq!(names, [spec.name]);
+}
+
+#[tokio::test]
+async fn a_pool_that_someone_stopped_is_started_again() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let hypervisor = fixture.open().await;
+    let spec = fixture.spec(1);
+    hypervisor.create(&spec).await.unwrap();
+    fixture.libvirtd.virsh(&["pool-destroy", POOL]);
+    let listed = hypervisor.instances().await.unwrap();
+    assert_eq!((listed.len(), &listed[0].state), (1, &InstanceState::Running));
+    fixture.libvirtd.virsh(&["pool-destroy", POOL]);
+    hypervisor.destroy(&spec.name).await.unwrap();
+    assert!(!fixture.files().keys().any(|name| name.contains("linux-1.")));
+}
+
+#[tokio::test]
+async fn what_a_guest_fills_is_taken_from_the_room_once() {
+    // A file system that nobody else fills.
+    let mount = "mkdir -p \"$directory/pool\"; mount -t tmpfs -o size=4g none \"$directory/pool\"";
+    let prepare = |directory: &Path| fs::write(directory.join("inside"), mount).unwrap();
+    let Some(libvirtd) = Libvirtd::start_with(prepare, &[]) else { return };
+    let Some(image) = micro::image().await else { return };
+    let config = config(&libvirtd, "us");
+    let fixture = Fixture { libvirtd, config, image };
+    let hypervisor = fixture.open().await;
+    hypervisor.create(&fixture.spec(1)).await.unwrap();
+    let room = async || hypervisor.capacity().await.unwrap().disk_mib;
+    let before = room().await;
+    let root = PathBuf::from(format!("/proc/{}/root", fixture.libvirtd.pid()));
+    let directory = root.join(fixture.directory().strip_prefix("/").unwrap());
+    let fill = |name: &str, mib: usize| {
+        let file = fs::OpenOptions::new().append(true).create(true).open(directory.join(name));
+        file.unwrap().write_all(&vec![1; mib << 20]).unwrap();
+    };
+    let ours = fs::read_dir(&directory).unwrap().flatten().map(|file| file.file_name());
+    let disk = ours.into_iter().find(|name| name.to_string_lossy().ends_with(".disk.qcow2"));
+    fill(disk.unwrap().to_str().unwrap(), 512);
+    let grown = room().await;
+    assert!(grown.abs_diff(before) < 16, "{before} MiB, then {grown} MiB");
+    // What others fill is no room for ours.
+    fill("theirs", 512);
+    let shared = room().await;
+    assert!(shared.abs_diff(before - 512) < 16, "{before} MiB, then {shared} MiB");
 }

@@ -162,3 +162,21 @@ async fn a_name_that_a_stranger_has_is_refused_and_the_stranger_left_alone() {
     assert_eq!(fixture.libvirtd.virsh(&["dumpxml", "linux-1"]), before);
     assert_eq!((hypervisor.instances().await.unwrap(), fixture.files()), (vec![], 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stranger_keeps_in_their_metadata_hides_nothing() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let hypervisor = fixture.open().await;
+    hypervisor.create(&fixture.spec(&name(1))).await.unwrap();
+    let deep = format!("{}{}", "<a>".repeat(100), "</a>".repeat(100));
+    fixture.libvirtd.virsh_document(
+        &["define"],
+        &format!(
+            "<domain type='qemu'><name>deep</name><memory unit='MiB'>16</memory>\
+             <metadata><x:all xmlns:x='urn:theirs'>{deep}</x:all></metadata>\
+             <os><type arch='x86_64'>hvm</type></os></domain>"
+        ),
+    );
+    assert_eq!(state(&hypervisor, &name(1)).await, Some(InstanceState::Running));
+    hypervisor.destroy(&name(1)).await.unwrap();
+}

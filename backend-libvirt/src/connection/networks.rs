@@ -44,10 +44,7 @@ impl Connection {
                 Ok(Seen {
                     id: network.uuid()?,
                     live: network.is_active()?.then(|| network.xml_desc(0)).transpose()?,
-                    stored: network
-                        .is_persistent()?
-                        .then(|| network.xml_desc(sys::VIR_NETWORK_XML_INACTIVE))
-                        .transpose()?,
+                    stored: network.is_persistent()?.then(|| stored(&network)).transpose()?,
                 })
             };
             present(look())
@@ -131,6 +128,14 @@ impl Connection {
             }
         }
         Ok(Vec::new())
+    }
+}
+
+fn stored(network: &Network) -> Result<String, Error> {
+    match network.xml_desc(sys::VIR_NETWORK_XML_INACTIVE) {
+        // A driver with one document for both does not know the word for the other.
+        Err(error) if error.code().known() == Some(ErrorNumber::InvalidArg) => network.xml_desc(0),
+        result => result,
     }
 }
 

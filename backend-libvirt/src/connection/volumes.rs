@@ -68,7 +68,9 @@ impl Connection {
     pub(crate) async fn volumes(&self, pool: &str) -> Result<Vec<String>, Failure> {
         let pool = pool.to_owned();
         self.call(Kind::Look, move |connect| {
-            connect.lookup_storage_pool_by_name(&pool)?.list_volumes()
+            // Not `list_volumes`, which of more than 1024 names leaves some out.
+            let volumes = connect.lookup_storage_pool_by_name(&pool)?.list_all_volumes(0)?;
+            volumes.iter().map(StorageVol::name).collect()
         })
         .await
     }
@@ -76,8 +78,14 @@ impl Connection {
     /// What is free in a pool and what these volumes of it take, in bytes.
     pub(crate) async fn pool_room(&self, pool: &str, volumes: Vec<String>) -> Result<u64, Failure> {
         let pool = pool.to_owned();
-        self.call(Kind::Look, move |connect| {
+        self.call(Kind::Act, move |connect| {
             let pool = connect.lookup_storage_pool_by_name(&pool)?;
+            // What is free was measured when the pool was looked at last, and what volumes take is measured now:
+            // what they grew by in between would count twice.
+            if let Err(error) = pool.refresh(0) {
+                // It is refused while a volume is being made.
+                tracing::debug!(%error, "Could not look at a storage pool anew.");
+            }
             let mut room = pool.info()?.available;
             for volume in volumes {
                 let volume = pool.lookup_storage_vol_by_name(&volume);

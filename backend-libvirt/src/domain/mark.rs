@@ -27,6 +27,10 @@ const PREFIX: &str = "runner";
 /// # Errors
 /// `Invalid` for a document or a mark that cannot be read. It names the domain.
 pub(crate) fn mark(domain_xml: &str, owner: &OwnerId) -> Result<Option<Mark>> {
+    // Others' documents need not be such as we read.
+    if !domain_xml.contains(NAMESPACE) {
+        return Ok(None);
+    }
     let tree = Tree::parse("the document of a domain", domain_xml)?;
     let root = tree.root();
     let Some(node) = tree.find_in_namespace(root, NAMESPACE) else {

@@ -99,7 +99,16 @@ impl Pool {
 
     /// Every volume of ours.
     async fn volumes(&self) -> Result<Vec<VolumeName>> {
-        let names = self.connection.volumes(&self.pool).await;
+        let mut names = self.connection.volumes(&self.pool).await;
+        if matches!(names, Err(Failure::Refused { .. }))
+            && matches!(self.connection.pool(&self.pool).await, Ok(Some(false)))
+        {
+            // Someone stopped it, or its host came back without it.
+            let started = self.connection.start_pool(&self.pool).await;
+            started.map_err(self.fail("start what is stopped"))?;
+            tracing::info!(pool = self.pool, "Started a storage pool.");
+            names = self.connection.volumes(&self.pool).await;
+        }
         let names = names.map_err(self.fail("list the volumes"))?;
         Ok(names.iter().filter_map(|name| VolumeName::parse(&self.owner, name)).collect())
     }
