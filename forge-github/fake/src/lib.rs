@@ -1,1 +1,0 @@
-//! A GitHub for tests: stateful, over real HTTP, and held to the published description in both directions.
