@@ -1,16 +1,19 @@
-//! A daemon on another host, which here is one in another network namespace, reached over TLS.
+//! A daemon on another host, which here is one in another network namespace, reached over TLS, with its volumes in a
+//! file system that we do not see.
 
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod common;
 
 use std::{fs, net::IpAddr, path::Path};
 
-use backend_libvirt::{LibvirtHypervisor, LibvirtUri};
+use backend_libvirt::{LibvirtHypervisor, LibvirtUri, StorageConfig};
 use common::{
     fixture::{Fixture, name, ready, state, until},
+    guest::sh,
     libvirtd::Libvirtd,
     parts,
 };
+use futures::StreamExt;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, SanType,
@@ -21,6 +24,9 @@ use runner_core::{
     guest::{Command, ExitStatus, exec},
     hypervisor::InstanceState,
 };
+
+/// Where the daemon keeps its volumes, below its directory: a file system of its own, mounted where only it sees it.
+const FAR: &str = "far";
 
 /// One authority, and what it certifies for the daemon at `address` and for its client, as libvirt names the files.
 fn certify(address: IpAddr, directory: &Path) {
@@ -71,6 +77,10 @@ fn start() -> Option<(Libvirtd, LibvirtUri)> {
             file("serverkey.pem"),
         );
         fs::write(directory.join("libvirtd.conf.more"), more).unwrap();
+        let far = directory.join(FAR);
+        fs::create_dir(&far).unwrap();
+        let mount = format!("mount -t tmpfs tmpfs '{}'\n", far.display());
+        fs::write(directory.join("inside"), mount).unwrap();
     };
     let libvirtd = Libvirtd::start_with(prepare, &[&format!("{address}/24"), &format!("lv{id}")])?;
     let certificates = libvirtd.directory().display().to_string();
@@ -84,6 +94,9 @@ async fn instances_live_on_another_host() {
     let Some(mut fixture) = Fixture::on(libvirtd).await else { return };
     assert!(uri.is_remote());
     fixture.config.uri = uri;
+    let far = fixture.libvirtd.directory().join(FAR);
+    fixture.config.storage =
+        StorageConfig::Pool { name: "far".to_owned(), make: Some(far.clone()) };
     // It may be there before its network is.
     let mut opened = None;
     until("it is reached", async || {
@@ -108,6 +121,13 @@ async fn instances_live_on_another_host() {
     .await
     .unwrap();
     assert_eq!((&output[..], exit), (&b"far away\n"[..], ExitStatus::Code(3)));
+    let mut console = hypervisor.console(&name(1), true).await.unwrap();
+    let (code, _) = sh(&*guest, "say", "echo over the wire >/dev/ttyS0").await;
+    let mut said = Vec::new();
+    while !String::from_utf8_lossy(&said).contains("over the wire") {
+        said.extend_from_slice(&console.next().await.unwrap().unwrap());
+    }
+    assert_eq!(code, 0);
     assert!(hypervisor.screenshot(&name(1)).await.unwrap().0.starts_with(b"\x89PNG"));
     assert_eq!(state(&hypervisor, &name(1)).await, Some(InstanceState::Running));
 
@@ -121,7 +141,12 @@ async fn instances_live_on_another_host() {
     hypervisor.destroy(&name(1)).await.unwrap();
     assert_eq!(hypervisor.instances().await.unwrap(), []);
     let left = fixture.libvirtd.virsh(&["list", "--all", "--name"]);
-    assert_eq!((left.trim(), fixture.files()), ("", 0));
+    assert_eq!(left.trim(), "");
+    let volumes = fixture.libvirtd.virsh(&["vol-list", "far"]);
+    assert!(volumes.contains(".whole") && !volumes.contains("linux-1."), "{volumes}");
+    // None of it was ever here.
+    assert_eq!(fs::read_dir(&far).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(fixture.directory.path()).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

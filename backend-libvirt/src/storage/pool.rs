@@ -412,7 +412,9 @@ impl Storage for Pool {
         forget();
         let removed = self.remove_volume(&self.of(name, Kind::Record)).await;
         forget();
-        removed
+        removed?;
+        // It may have come since the volumes were listed.
+        self.remove_volume(&self.of(name, Kind::Exit)).await
     }
 
     async fn set_exit(&self, name: &WorkerName, reason: &ExitReason) -> Result<()> {
@@ -422,7 +424,12 @@ impl Storage for Pool {
         let doing = || format!("remember why {name} ended");
         let text = serde_json::to_vec(reason).map_err(|why| error::backend(doing(), why))?;
         let volume = self.of(name, Kind::Exit);
-        self.put(&volume, text.len() as u64, Content::Bytes(text)).await.map(|_| ())
+        let put = self.put(&volume, text.len() as u64, Content::Bytes(text)).await;
+        if self.entry(name).await?.is_none() {
+            // It was removed meanwhile, and whoever did may have missed this.
+            return self.remove_volume(&volume).await;
+        }
+        put.map(|_| ())
     }
 
     async fn exit(&self, name: &WorkerName) -> Result<Option<ExitReason>> {

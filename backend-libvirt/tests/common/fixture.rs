@@ -32,7 +32,8 @@ impl Fixture {
 
     pub async fn on(libvirtd: Libvirtd) -> Option<Self> {
         let image = micro::image().await?;
-        let directory = tempfile::tempdir().unwrap();
+        // Below that of the daemon, which goes however the test ends.
+        let directory = tempfile::tempdir_in(libvirtd.directory()).unwrap();
         let owner = OwnerId::new("tests").unwrap();
         let mut config = LibvirtConfig::new(libvirtd.uri.clone(), owner, directory.path());
         config.virt = Virt::Qemu;

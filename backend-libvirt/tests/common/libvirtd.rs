@@ -21,7 +21,11 @@ const KEEPER: &str = r#"
     daemon=$!
     wait "$daemon"
     wait "$daemon"
-    rm -rf "$2"
+    for _ in $(seq 100); do
+        # What is just ending may put something there still.
+        rm -rf "$2" && break
+        sleep 0.1
+    done
 "#;
 
 /// A daemon that runs.
