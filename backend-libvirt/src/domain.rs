@@ -7,6 +7,7 @@
 //! | `type` of the domain, `name`, `uuid` | `kvm` or `qemu`, the worker's name, a fresh one |
 //! | `memory`, `currentMemory`, `vcpu` | what the profile's resources say; a `cpu/topology` for another number of processors, and `vcpus`, go |
 //! | `memoryBacking/hugepages` | 1 GiB pages, if the profile's memory is of huge pages; otherwise none |
+//! | `maxMemory`, `cpu/numa`, `numatune/memnode`, `devices/memory` | none: they would say otherwise how much memory there is |
 //! | `cpu` | `maximum`, if the template wants the host's processor and there is no KVM |
 //! | `os/kernel`, `initrd`, `cmdline` | those of an image that is a kernel; `loader` and `nvram` go then |
 //! | `os/nvram` | a copy of that file for each instance, which libvirt makes and undefining removes |

@@ -27,6 +27,9 @@ pub struct Survey {
     pub translated: Option<PathBuf>,
     /// What runs the guests' code on the host's processor.
     pub accelerated: Option<PathBuf>,
+    /// The numbers of the user and the group that machines run as, if libvirt says so. A daemon of a single user
+    /// does not.
+    pub user: Option<(u32, u32)>,
     /// What instances would be plugged into.
     pub network: State,
     /// Where their disks would be.
@@ -115,6 +118,7 @@ pub async fn survey(config: &LibvirtConfig) -> Result<Survey> {
         hypervisor: hypervisor.map(Version::from),
         translated: emulators.of(wanted),
         accelerated: emulators.of("kvm"),
+        user: user(&capabilities)?,
         network,
         storage,
     })
@@ -159,6 +163,21 @@ impl Emulators {
     }
 }
 
+/// Who runs machines, of what libvirt calls discretionary access control: `+UID:+GID`.
+fn user(capabilities: &str) -> Result<Option<(u32, u32)>> {
+    let tree = Tree::parse("the daemon's capabilities", capabilities)?;
+    let host = tree.child(tree.root(), "host");
+    let models = host.map(|host| tree.children(host, "secmodel")).unwrap_or_default();
+    let mut labels = models.into_iter().filter_map(|model| {
+        let name = tree.child(model, "model").map(|name| tree.text(name))?;
+        let label = tree.child(model, "baselabel").map(|label| tree.text(label))?;
+        let (user, group) = label.split_once(':').filter(|_| name == "dac")?;
+        let number = |text: &str| text.trim_start_matches('+').parse().ok();
+        Some((number(user)?, number(group)?))
+    });
+    Ok(labels.next())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +195,21 @@ mod tests {
         assert_eq!(emulators.of("kvm"), Some("/bin/kvm".into()));
         assert_eq!(emulators.of("xen"), None);
         assert!(Emulators::read("<capabilities>").is_err());
+    }
+
+    #[test]
+    fn whoever_runs_machines_is_found_by_number() {
+        let of = |models: &str| {
+            user(&format!("<capabilities><host>{models}</host></capabilities>")).unwrap()
+        };
+        let dac = "<secmodel><model>dac</model><doi>0</doi>\
+            <baselabel type='kvm'>+64055:+104</baselabel>\
+            <baselabel type='qemu'>+64055:+104</baselabel></secmodel>";
+        let other = "<secmodel><model>apparmor</model><doi>0</doi></secmodel>";
+        assert_eq!(of(&format!("{other}{dac}")), Some((64055, 104)));
+        assert_eq!(of(other), None);
+        assert_eq!(of(&dac.replace("dac", "selinux")), None);
+        assert_eq!(of(&dac.replace("+64055", "libvirt-qemu")), None);
     }
 
     #[test]

@@ -180,3 +180,24 @@ async fn what_a_stranger_keeps_in_their_metadata_hides_nothing() {
     assert_eq!(state(&hypervisor, &name(1)).await, Some(InstanceState::Running));
     hypervisor.destroy(&name(1)).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_has_no_say_in_how_much_memory_an_instance_takes() {
+    let Some(mut fixture) = Fixture::new().await else { return };
+    let profiles = fixture.directory.path().join("profiles");
+    fs::create_dir_all(profiles.join("linux")).unwrap();
+    let template = "<domain><maxMemory slots='4' unit='GiB'>8</maxMemory>\
+        <os><type arch='x86_64' machine='q35'>hvm</type></os>\
+        <numatune><memnode cellid='0' mode='preferred' nodeset='0'/></numatune>\
+        <cpu mode='maximum'><numa><cell id='0' cpus='0' memory='1' unit='GiB'/></numa></cpu>\
+        <devices><memory model='dimm'><target><size unit='GiB'>1</size><node>0</node></target>\
+        </memory></devices></domain>";
+    fs::write(profiles.join("linux/guest.xml"), template).unwrap();
+    fixture.config.profiles = Some(profiles);
+    let hypervisor = fixture.open().await;
+    hypervisor.create(&fixture.spec(&name(1))).await.unwrap();
+    let about = fixture.libvirtd.virsh(&["dominfo", "linux-1"]);
+    let memory = about.lines().find(|line| line.starts_with("Max memory:")).unwrap();
+    assert_eq!(memory.split_whitespace().nth(2), Some("196608"), "{about}");
+    hypervisor.destroy(&name(1)).await.unwrap();
+}

@@ -107,6 +107,10 @@ impl Entries {
         let marked = root.join("owner");
         match fs::read_to_string(&marked) {
             Ok(other) if other.trim() == owner.as_str() => {}
+            // A crash of the host left it empty. What is in it has marks of its own.
+            Ok(other) if other.trim().is_empty() => {
+                private::write(&marked, owner.as_str().as_bytes()).map_err(fail)?;
+            }
             Ok(other) => {
                 let reason = format!("it belongs to {:?}, and this is {owner}", other.trim());
                 return Err(Error::invalid(format!("directory {shown}"), reason));
@@ -328,6 +332,19 @@ mod tests {
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         Entries::open(&path, &us, Access::Private).unwrap();
+    }
+
+    #[test]
+    fn a_root_whose_owner_a_crash_of_the_host_left_empty_is_taken_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let entries = open(directory.path());
+        make(&entries, "linux-1").unwrap();
+        drop(entries);
+        fs::write(directory.path().join("owner"), "").unwrap();
+        assert_eq!(open(directory.path()).list().unwrap().len(), 1);
+        let them = OwnerId::new("them").unwrap();
+        let error = Entries::open(directory.path(), &them, Access::Private).unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
     }
 
     #[test]

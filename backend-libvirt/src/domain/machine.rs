@@ -39,6 +39,16 @@ fn memory(tree: &mut Tree, root: Node, spec: &DomainSpec<'_>) -> Result<()> {
     for name in ["memory", "currentMemory"] {
         tree.replace(root, element(name).attribute("unit", "MiB").text(mib))?;
     }
+    // Cells of memory, and memory that is plugged in, count beside it or instead of it.
+    tree.remove_children(root, "maxMemory");
+    for tune in tree.children(root, "numatune") {
+        tree.remove_children(tune, "memnode");
+    }
+    for (parent, part) in [("cpu", "numa"), ("devices", "memory")] {
+        for parent in tree.children(root, parent) {
+            tree.remove_children(parent, part);
+        }
+    }
     if huge > 0 {
         let backing = tree.ensure(root, "memoryBacking")?;
         let page = element("page").attribute("size", 1).attribute("unit", "GiB");

@@ -11,6 +11,9 @@ use runner_core::{Error, Result};
 
 use crate::xml::{MAX_BYTES, Tree};
 
+/// What libvirt reads all of, however many there are, and we set the first of.
+const SINGLE: [&str; 6] = ["cpu", "devices", "memoryBacking", "metadata", "os", "vcpu"];
+
 /// The document that a domain's is made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
@@ -52,7 +55,13 @@ impl Template {
             Error::invalid(&source, format!("line {line}: it is not UTF-8"))
         })?;
         let template = Self { source, text: text.into() };
-        template.tree()?;
+        let tree = template.tree()?;
+        for name in SINGLE {
+            if tree.children(tree.root(), name).len() > 1 {
+                let reason = format!("it has <{name}> more than once; put all into one");
+                return Err(Error::invalid(&template.source, reason));
+            }
+        }
         Ok(template)
     }
 
@@ -97,6 +106,8 @@ mod tests {
         assert_eq!(error, "guest.xml is not valid: line 2: it is not UTF-8");
         let error = refused("<network/>");
         assert_eq!(error, "guest.xml is not valid: its outermost element is not <domain>");
+        let error = refused("<domain><devices/><os/><devices/></domain>");
+        assert!(error.ends_with("it has <devices> more than once; put all into one"), "{error}");
         let error = refused("<domain xmlns='urn:other'/>");
         assert!(error.ends_with("not <domain>"), "{error}");
         for text in ["", "domain", "<domain/><domain/>", "<domain", "\0", "<domain a='1' a='2'/>"] {

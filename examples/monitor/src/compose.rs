@@ -30,6 +30,10 @@ mod libvirt {
         Err(missing())
     }
 
+    pub(super) fn shown(_: &LibvirtConfig) -> String {
+        "libvirt".to_owned()
+    }
+
     pub(super) async fn survey(_: &Config, _: &LibvirtConfig) -> Result<super::Libvirt> {
         Err(missing())
     }
@@ -103,6 +107,11 @@ pub fn check(section: &config::LibvirtConfig) -> Result<()> {
     libvirt::check(section)
 }
 
+/// The URI of libvirt, without what is secret in it.
+pub fn shown(section: &config::LibvirtConfig) -> String {
+    libvirt::shown(section)
+}
+
 /// What libvirt has for machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Libvirt {
@@ -116,6 +125,8 @@ pub struct Libvirt {
     pub translated: Option<String>,
     /// The emulator that runs machines with KVM, which libvirt has not tried.
     pub accelerated: Option<String>,
+    /// The numbers of the user and the group that machines run as, if that is known.
+    pub user: Option<(u32, u32)>,
     /// What machines are connected to.
     pub network: Need,
     /// The pool that disks are in.

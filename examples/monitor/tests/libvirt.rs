@@ -1,7 +1,7 @@
 //! The real `monitor serve` on a real libvirtd: jobs outlive the service, and the pool outlives the daemon.
 #![cfg(feature = "libvirt")]
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use reqwest::Method;
 use serde_json::Value;
@@ -20,13 +20,19 @@ use real::Monitor;
 /// A service on a libvirtd of its own, not started; or nothing, where a part is missing.
 fn monitor(more: &str) -> Option<(Libvirtd, Monitor)> {
     let libvirtd = Libvirtd::start()?;
+    let monitor = on(&libvirtd, more)?;
+    Some((libvirtd, monitor))
+}
+
+/// A service on this libvirtd.
+fn on(libvirtd: &Libvirtd, more: &str) -> Option<Monitor> {
     let mut monitor = Monitor::new()?;
     let uri = format!("qemu+unix:///system?socket={}", libvirtd.socket().display());
     monitor.config = monitor
         .config
         .replace("[qemu]\n", &format!("[libvirt]\nuri = \"{uri}\"\n{more}"))
         .replace("binary = \"qemu-system-x86_64\"\n", "");
-    Some((libvirtd, monitor))
+    Some(monitor)
 }
 
 impl Monitor {
@@ -157,4 +163,66 @@ fn the_doctor_knows_libvirt() {
     assert_eq!(code, Some(1));
     let way_out = check(&checks, "libvirt")["way_out"].as_str().unwrap().to_owned();
     assert!(way_out.contains("systemctl start libvirtd"), "{way_out}");
+}
+
+#[test]
+fn the_doctor_knows_whom_libvirt_runs_machines_as() {
+    // As distributions have it.
+    let inside = r#"sed -i 's/^\(user\|group\) = .*/\1 = "+65534"/' "$directory/etc/qemu.conf""#;
+    let prepare = |directory: &Path| std::fs::write(directory.join("inside"), inside).unwrap();
+    let Some(libvirtd) = Libvirtd::start_with(prepare, &[]) else { return };
+    let Some(mut monitor) = on(&libvirtd, "") else { return };
+    let storage = |monitor: &Monitor| check(&doctor(monitor, false).1, "storage").clone();
+    let found = storage(&monitor);
+    assert_eq!(found["outcome"], "failure", "{found}");
+    assert!(found["found"].as_str().unwrap().contains("as user 65534"), "{found}");
+    assert!(found["way_out"].as_str().unwrap().contains("pool_dir"), "{found}");
+    let pool = libvirtd.directory().join("pool");
+    let pool = format!("[libvirt]\npool = \"runners\"\npool_dir = \"{}\"\n", pool.display());
+    monitor.config = monitor.config.replace("[libvirt]\n", &pool);
+    let found = storage(&monitor);
+    assert_eq!(found["outcome"], "ok", "{found}");
+}
+
+#[test]
+fn two_services_share_a_daemon_though_their_machines_have_the_same_names() {
+    let Some((libvirtd, mut first)) = monitor("") else { return };
+    let Some(mut second) = Monitor::new() else { return };
+    second.config.clone_from(&first.config);
+    first.start();
+    let taken = first.idle("micro");
+    second.start();
+    let own = second.idle("micro");
+    assert_ne!(own, taken);
+    second.event(&["failed", &taken, "it is not ours"]);
+    let domains = || {
+        let names = libvirtd.virsh(&["list", "--name"]);
+        let mut names: Vec<_> = names.lines().filter(|name| !name.is_empty()).collect();
+        names.sort_unstable();
+        names.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut both = [taken.clone(), own.clone()];
+    both.sort();
+    assert_eq!(domains(), both);
+
+    // Each runs jobs on its own, and neither takes the other's away.
+    let job = second.submit("theirs", "echo done");
+    assert_eq!(second.over(&job)["exit_code"], Value::from(0));
+    second.settled();
+    assert_eq!(first.workers("idle"), [taken.as_str()]);
+    assert!(second.terminate().success());
+    assert!(domains().contains(&taken));
+    let job = first.submit("ours", "echo done");
+    assert_eq!(first.over(&job)["exit_code"], Value::from(0));
+}
+
+#[test]
+fn the_doctor_repeats_no_password() {
+    let Some(mut monitor) = Monitor::new() else { return };
+    let uri = "[libvirt]\nuri = \"qemu+tcp://ci:hunter2@127.0.0.1:1/system\"\n";
+    monitor.config =
+        monitor.config.replace("[qemu]\n", uri).replace("binary = \"qemu-system-x86_64\"\n", "");
+    let (_, checks) = doctor(&monitor, false);
+    let found = check(&checks, "libvirt").to_string();
+    assert!(found.contains("virsh -c") && !found.contains("hunter2"), "{found}");
 }

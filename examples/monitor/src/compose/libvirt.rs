@@ -83,6 +83,7 @@ pub(super) async fn survey(config: &Config, section: &config::LibvirtConfig) -> 
         is_old: found.daemon < TRIED.0 || found.hypervisor.is_some_and(|qemu| qemu < TRIED.1),
         translated: path(found.translated),
         accelerated: path(found.accelerated),
+        user: found.user,
         network: need(found.network),
         storage: need(found.storage),
     })
@@ -100,6 +101,11 @@ fn need(state: State) -> Need {
 pub(super) fn check(section: &config::LibvirtConfig) -> Result<()> {
     LibvirtUri::new(&section.uri)?;
     network(&section.network).map(|_| ())
+}
+
+pub(super) fn shown(section: &config::LibvirtConfig) -> String {
+    // One that cannot be read may hold a password all the same.
+    LibvirtUri::new(&section.uri).map_or_else(|_| "libvirt".to_owned(), |uri| uri.to_string())
 }
 
 fn disks(disks: Disks) -> DiskMode {

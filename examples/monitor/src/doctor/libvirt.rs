@@ -1,5 +1,10 @@
 //! Whether libvirt is there, lets us in, and has an emulator and a network for machines.
 
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
 use runner_core::{Error, error::chain};
 
 use super::{Check, Subject};
@@ -20,7 +25,7 @@ pub(super) async fn check(subject: &Subject) -> Vec<Check> {
             daemon(&found),
             emulator(&found, section, subject.config.hypervisor.accel),
             network(&found, section),
-            storage(&found, section),
+            storage(&found, section, &subject.data_dir),
         ],
         Err(error) => vec![Check::failure("libvirt", chain(&error), way_in(&error, section))],
     }
@@ -45,7 +50,10 @@ fn way_in(error: &Error, section: &LibvirtConfig) -> String {
                  or name another in [libvirt] uri"
                 .to_owned()
         }
-        false => format!("try it by hand, as the service's user: virsh -c '{}' list", section.uri),
+        false => format!(
+            "try it by hand, as the service's user: virsh -c '{}' list",
+            compose::shown(section)
+        ),
     }
 }
 
@@ -70,7 +78,8 @@ fn emulator(found: &Libvirt, section: &LibvirtConfig, accel: Accel) -> Check {
             Check::ok(name, format!("{program} with KVM, as libvirt says"))
         }
         (_, None, Accel::Kvm) => {
-            let found = format!("libvirt at {} has no KVM, and accel = \"kvm\"", shown(section));
+            let found =
+                format!("libvirt at {} has no KVM, and accel = \"kvm\"", compose::shown(section));
             let way_out =
                 "switch virtualization on in the host's firmware, or set accel = \"auto\"";
             Check::failure(name, found, way_out)
@@ -94,7 +103,7 @@ fn network(found: &Libvirt, section: &LibvirtConfig) -> Check {
         (_, NetworkKind::User) => Check::ok(check, "none is needed"),
         (_, NetworkKind::Bridge) => {
             let is_local = section.uri.starts_with("qemu:///");
-            let there = std::path::Path::new("/sys/class/net").join(name).join("bridge");
+            let there = Path::new("/sys/class/net").join(name).join("bridge");
             if is_local && !there.exists() {
                 let way_out = format!("make it: ip link add {name} type bridge; or name another");
                 return Check::failure(check, format!("the host has no bridge {name}"), way_out);
@@ -112,12 +121,23 @@ fn network(found: &Libvirt, section: &LibvirtConfig) -> Check {
     }
 }
 
-fn storage(found: &Libvirt, section: &LibvirtConfig) -> Check {
+fn storage(found: &Libvirt, section: &LibvirtConfig, data_dir: &Path) -> Check {
     let check = "storage";
     let Some(name) = &section.pool else {
         // Its own check looks at the data directory.
         return match section.uri.starts_with("qemu:///") || section.uri.starts_with("qemu+unix:") {
-            true => Check::ok(check, "the data directory"),
+            true => match found.user.and_then(|user| closed(data_dir, user).zip(Some(user))) {
+                None => Check::ok(check, "the data directory"),
+                Some((closed, (user, _))) => Check::failure(
+                    check,
+                    format!(
+                        "libvirt runs machines as user {user}, who may not enter {}",
+                        closed.display()
+                    ),
+                    "set pool and pool_dir in [libvirt], such as \"runners\" and \
+                     \"/var/lib/libvirt/runners\"",
+                ),
+            },
             false => Check::failure(
                 check,
                 "libvirt on another host cannot have disks in the data directory of this one",
@@ -139,7 +159,21 @@ fn storage(found: &Libvirt, section: &LibvirtConfig) -> Check {
     }
 }
 
-fn shown(section: &LibvirtConfig) -> &str {
-    // Parameters may be secret.
-    section.uri.split('?').next().unwrap_or_default()
+/// The first directory on the way to the instances that a user may not pass through.
+fn closed(data_dir: &Path, (user, group): (u32, u32)) -> Option<PathBuf> {
+    let data_dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let way: Vec<&Path> = data_dir.ancestors().collect();
+    let closed = way.into_iter().rev().find(|directory| match std::fs::metadata(directory) {
+        Ok(metadata) => {
+            let needed = match metadata.uid() == user {
+                true => 0o100,
+                false if metadata.gid() == group => 0o010,
+                false => 0o001,
+            };
+            user != 0 && metadata.mode() & needed == 0
+        }
+        // It will be made for the service alone.
+        Err(_) => user != 0 && *directory == data_dir,
+    });
+    closed.map(Path::to_owned)
 }
