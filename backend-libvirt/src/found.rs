@@ -9,6 +9,7 @@ use std::{
 use machine_disks::Mark;
 use runner_core::{
     Error, Resources, Result, WorkerName,
+    error::chain,
     hypervisor::{ExitReason, Instance, InstanceState},
 };
 use tokio::time::timeout;
@@ -152,8 +153,11 @@ impl Inner {
                 heard.iter().find_map(|watched| watched.exit()).unwrap_or(ExitReason::Unknown)
             }
         };
-        if reason != ExitReason::Unknown {
-            self.storage.set_exit(&mark.name, &reason).await?;
+        if reason != ExitReason::Unknown
+            && let Err(error) = self.storage.set_exit(&mark.name, &reason).await
+        {
+            // A full disk must not hide what room can be made on it. The next list tries again.
+            tracing::warn!(worker = %mark.name, %reason, error = chain(&error), "Could not remember why an instance ended.");
         }
         Ok(mark.instance(InstanceState::Stopped(reason)))
     }
