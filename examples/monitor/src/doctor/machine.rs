@@ -105,11 +105,13 @@ pub(super) async fn check(
                 format!("one booted, ran a command and ended in {took:.1} s: {said}"),
             )
         }
-        Err(error) => Check::failure(
-            "guest",
-            error,
-            format!("try accel = \"tcg\" in {section}; if that helps, the host's KVM is broken"),
-        ),
+        Err(error) => {
+            let way_out = match error.contains("Permission denied") {
+                true => format!("let whoever runs the machines read what it names; with libvirt, set pool and pool_dir in {section}"),
+                false => format!("try accel = \"tcg\" in {section}; if that helps, the host's KVM is broken"),
+            };
+            Check::failure("guest", error, way_out)
+        }
     });
     if let Err(error) = destroyed {
         let way_out = "end its process by hand, and report this";
