@@ -1,20 +1,22 @@
 # The commands a person types. `make` alone lists them.
 #
+#   BACKEND=libvirt        demo and serve use libvirt, one of their own, instead of QEMU itself (default: qemu)
 #   DATA=DIR               where demo and serve keep things (default: cache/demo, cache/serve)
 #   PORT=N                 where serve listens on 127.0.0.1 (default: 8000)
 #   MONITOR_API_TOKEN=…    the token of the API (default: generated into DATA/api-token, mode 0600)
 
+BACKEND ?= qemu
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test dashboard bench mutants check deb embed install-run install-test install-deb clean
+.PHONY: help demo serve test dashboard bench mutants check deb embed install-run install-qemu install-libvirt install-test install-deb clean
 
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: install-run ## Run a sample job in a fresh virtual machine, then leave nothing behind
+demo: install-$(BACKEND) ## Run a sample job in a fresh virtual machine, then leave nothing behind
 	@scripts/demo
 
-serve: install-run ## The same, and stay up on 127.0.0.1:8000
+serve: install-$(BACKEND) ## The same, and stay up on 127.0.0.1:8000
 	@scripts/serve
 
 test: install-test ## Install what is missing and run every test, real QEMU included
@@ -28,7 +30,7 @@ check: ## Formatting, lints and documentation, with warnings denied
 	cargo lint
 	RUSTDOCFLAGS="-D warnings" cargo docs
 
-bench: install-run ## Measure: medians, and ratios against the alternative in the same run
+bench: install-libvirt ## Measure: medians, and ratios against the alternative in the same run
 	@scripts/bench
 
 mutants: ## Plant known bugs, one at a time, and see the storms notice each
@@ -40,8 +42,11 @@ deb: install-deb ## Make the Debian package, in target/debian
 embed: install-run ## Run the smallest program that embeds a pool
 	cargo run --quiet -p embed
 
-install-run:
+install-run install-qemu:
 	@scripts/install run
+
+install-libvirt:
+	@scripts/install libvirt
 
 install-test:
 	@scripts/install test

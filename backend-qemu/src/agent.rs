@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use crate::{
         conversation::DELIMITER,
-        directory::{Mark, Root},
+        directory::{Root, example_mark},
         instance_dir::AGENT,
         socket,
     };
@@ -108,7 +108,7 @@ mod tests {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let root = Root::open(directory.path(), &OwnerId::new("us").unwrap()).unwrap();
-            let mark = Mark::example("linux-1");
+            let mark = example_mark("linux-1");
             let (instance, lock) = root.make(&mark).unwrap();
             let listener: UnixListener = socket::listen(instance.path(), AGENT).unwrap();
             listener.set_nonblocking(true).unwrap();

@@ -116,13 +116,13 @@ mod tests {
     use runner_core::OwnerId;
 
     use super::*;
-    use crate::directory::{Mark, Root};
+    use crate::directory::{Root, example_mark};
 
     #[tokio::test]
     async fn a_flood_keeps_its_end_and_little_space() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path(), &OwnerId::new("us").unwrap()).unwrap();
-        let mark = Mark::example("linux-1");
+        let mark = example_mark("linux-1");
         let (instance, lock) = root.make(&mark).unwrap();
         let path = instance.join(file::CONSOLE);
         let mut console = OpenOptions::new().create(true).append(true).open(&path).unwrap();

@@ -25,11 +25,6 @@ pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Error {
     }
 }
 
-/// Whether something was not there, for a list or a removal that others take part in.
-pub(crate) fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
 pub(crate) fn no_instance(name: &WorkerName) -> Error {
     Error::not_found(format!("instance {name}"))
 }

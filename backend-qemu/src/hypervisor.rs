@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use machine_disks::{Mark, admission};
 use runner_core::{
     Capacity, Changes, Error, Guest, Hint, Hypervisor, Resources, Result, WorkerName,
     hypervisor::{
@@ -23,7 +24,7 @@ use crate::{
     argv,
     config::QemuConfig,
     console, create,
-    directory::{Found, Mark, Root},
+    directory::{Found, Root},
     error::{self, backend, blocking},
     host,
     instance_dir::{InstanceDir, STDERR},
@@ -174,23 +175,16 @@ impl Inner {
             return Ok(instance);
         }
         let checked = spec.clone();
-        blocking("look at an image", move || create::check(&checked)).await?;
+        blocking("look at an image", move || admission::check_spec(&checked)).await?;
 
-        let mark = Mark {
-            owner: self.config.owner.clone(),
-            name: name.clone(),
-            profile: spec.profile.clone(),
-            image: spec.image.id.clone(),
-            resources: spec.resources.clone(),
-            created_at: Timestamp::now(),
-        };
+        let mark = Mark::of(spec, &self.config.owner, Timestamp::now());
         let (directory, lock) = {
             let _admission = self.admission.lock().await;
             let capacity = self.capacity().await?;
-            create::check_room(&capacity, &self.used().await?, spec)?;
+            admission::check_room(&capacity, &self.used().await?, spec)?;
             let (root, mark) = (self.root.clone(), mark.clone());
             blocking("make a directory", move || {
-                root.sweep().map_err(|error| error::io("sweep the root", error))?;
+                root.sweep()?;
                 root.make(&mark)
             })
             .await?

@@ -2,15 +2,20 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use runner_core::hypervisor::ExitReason;
 
-use crate::{error::is_missing, lock, process};
+use machine_disks::{
+    lock,
+    private::{self, is_missing},
+};
+
+use crate::process;
 
 const EXIT: &str = "exit.json";
 /// What QEMU holds for as long as it lives.
@@ -39,12 +44,12 @@ impl InstanceDir {
         &self.path
     }
 
-    /// What is locked while it lives.
     /// The instance's name, for log lines.
     pub(crate) fn name(&self) -> &str {
         self.path.file_name().and_then(OsStr::to_str).unwrap_or_default()
     }
 
+    /// What is locked while it lives.
     pub(crate) fn lock(&self) -> PathBuf {
         self.join(LOCK)
     }
@@ -80,13 +85,13 @@ impl InstanceDir {
     pub(crate) fn set_exit(&self, reason: &ExitReason) -> io::Result<()> {
         match self.exit()? {
             Some(_) => Ok(()),
-            None => write_private(&self.join(EXIT), &serde_json::to_vec(reason)?),
+            None => private::write(&self.join(EXIT), &serde_json::to_vec(reason)?),
         }
     }
 
     /// Makes a file that only we may read. Replaces one that is there, whole.
     pub(crate) fn write(&self, file: &str, content: &[u8]) -> io::Result<()> {
-        write_private(&self.join(file), content)
+        private::write(&self.join(file), content)
     }
 
     /// The end of a file, as text; nothing if it cannot be read.
@@ -102,19 +107,4 @@ impl InstanceDir {
         let tail = read().unwrap_or_default();
         String::from_utf8_lossy(&tail).trim_matches(['\0', '\n', ' ']).to_owned()
     }
-}
-
-/// Makes a directory, and those above it, that only we may enter.
-pub(crate) fn make_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Makes a file that only we may read. Replaces one that is there, whole.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".part");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(content)?;
-    fs::rename(&draft, path)
 }

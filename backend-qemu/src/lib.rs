@@ -2,8 +2,7 @@
 //! they boot.
 //!
 //! Read instances in this order: [`config`] says what can be chosen; `directory.rs` and `instance_dir.rs` how
-//! an instance lies on disk, and how its lock tells whether it lives; [`argv`] what QEMU is told, and [`seed`]
-//! what the guest is; `create.rs` and `process.rs` how it starts and ends; `watch.rs` what is noticed in
+//! an instance lies on disk, and how its lock tells whether it lives; [`argv`] what QEMU is told, `create.rs` and `process.rs` how it starts and ends; `watch.rs` what is noticed in
 //! between; `agent.rs` and `conversation.rs` how its guest is spoken to; [`hypervisor`] ties it together.
 //!
 //! Then images: [`images`] is where they lie and how a half-made one stays hidden; `disk.rs` and `micro.rs`
@@ -29,12 +28,9 @@ pub mod hypervisor;
 pub mod images;
 mod instance_dir;
 mod lines;
-mod lock;
 mod micro;
-pub mod overlay;
 mod process;
 mod qmp;
-pub mod seed;
 mod socket;
 mod watch;
 

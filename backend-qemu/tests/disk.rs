@@ -88,7 +88,7 @@ async fn a_disk_boots_with_its_seed_beside_it() {
 
     let (own, seed) =
         (fixture.instance(1).join("disk.qcow2"), fixture.instance(1).join("seed.img"));
-    assert_eq!(backend_qemu::overlay::virtual_size(&own, DiskFormat::Qcow2).unwrap(), 4 << 20);
+    assert_eq!(machine_disks::overlay::virtual_size(&own, DiskFormat::Qcow2).unwrap(), 4 << 20);
     assert_eq!(fs::metadata(&seed).unwrap().permissions().mode() & 0o777, 0o600);
     let content = fs::read(&seed).unwrap();
     let holds = |text: &str| content.windows(text.len()).any(|part| part == text.as_bytes());

@@ -191,7 +191,7 @@ async fn a_disk_image_is_shared_and_not_written_to() {
         return;
     };
     let base = fixture.directory.path().join("base, 'odd' \"name\".qcow2");
-    backend_qemu::overlay::create(&base, 32 << 20, None).unwrap();
+    machine_disks::overlay::create(&base, 32 << 20, None).unwrap();
     let before = fs::read(&base).unwrap();
     let disk = |serial, user_data| {
         let mut spec = spec(&fixture.image, serial);
@@ -203,7 +203,7 @@ async fn a_disk_image_is_shared_and_not_written_to() {
         fixture.hypervisor().create(&disk(serial, UserDataDelivery::None)).await.unwrap();
     }
     let own = fixture.instance(1).join("disk.qcow2");
-    assert_eq!(backend_qemu::overlay::virtual_size(&own, DiskFormat::Qcow2).unwrap(), 64 << 20);
+    assert_eq!(machine_disks::overlay::virtual_size(&own, DiskFormat::Qcow2).unwrap(), 64 << 20);
     for serial in [1, 2] {
         fixture.hypervisor().destroy(&name(serial)).await.unwrap();
     }

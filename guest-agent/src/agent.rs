@@ -63,6 +63,11 @@ impl<T: Transport> Agent<T> {
         self.0.ready().await
     }
 
+    /// How many bytes of content a call may carry.
+    pub(crate) fn max_content(&self) -> usize {
+        self.0.max_content().max(1)
+    }
+
     /// Runs a script of ours with `/bin/sh` and waits for its end. The script must end soon by itself.
     pub(crate) async fn script(
         &self,

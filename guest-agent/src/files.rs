@@ -11,8 +11,6 @@ use crate::{
 };
 
 const WRITE: &str = include_str!("scripts/write.sh");
-/// What one call carries; hypervisors that pass calls on limit their length.
-const PIECE: usize = 512 * 1024;
 
 impl<T: Transport> AgentGuest<T> {
     /// Through standard input of a script and not with the agent's own writing of files: that would make the
@@ -26,8 +24,9 @@ impl<T: Transport> AgentGuest<T> {
             (format!("{mode:o}"), format!("{path}.{:016x}", rand::random::<u64>()));
         let doing = || format!("write {path} in {}", self.instance);
 
-        let count = content.len().div_ceil(PIECE).max(1);
-        for (n, piece) in (0..count).zip(content.chunks(PIECE).chain([&[][..]])) {
+        let most = self.agent.max_content();
+        let count = content.len().div_ceil(most).max(1);
+        for (n, piece) in (0..count).zip(content.chunks(most).chain([&[][..]])) {
             let first = if n == 0 { "first" } else { "more" };
             let last = if n + 1 == count { "last" } else { "more" };
             let arguments = [path, &temporary, &mode, first, last];

@@ -58,7 +58,7 @@ impl<T: Transport> OpenFile<T> {
     /// Writes where the handle stands: at the end of a file that was opened to be added to.
     pub(crate) async fn write(&mut self, content: &[u8]) -> Result<(), CallError> {
         self.position = None;
-        for piece in content.chunks(PIECE) {
+        for piece in content.chunks(self.agent.max_content().min(PIECE)) {
             self.agent.write(self.handle, piece).await?;
         }
         Ok(())

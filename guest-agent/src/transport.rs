@@ -22,6 +22,11 @@ pub trait Transport: Send + Sync + 'static {
     /// Cancel safe.
     async fn ready(&self) -> Result<(), CallError>;
 
+    /// The most bytes of content that one call may carry to the agent, before they become base64.
+    fn max_content(&self) -> usize {
+        MAX_CONTENT
+    }
+
     /// Calls `command` with `arguments`, an object, and returns what the agent returned.
     ///
     /// # Errors
@@ -39,6 +44,9 @@ pub trait Transport: Send + Sync + 'static {
 
 /// The longest answer this crate asks for, in bytes: a piece of a file in base64, and what is around it.
 pub const MAX_ANSWER: usize = 1024 * 1024;
+
+/// What one call carries at most, in bytes, where the way to the agent sets no limit of its own.
+pub const MAX_CONTENT: usize = 512 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use runner_core::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{BACKEND, disk_failed};
-use crate::{error::is_missing, lock};
+use machine_disks::{lock, private::is_missing};
 
 const BUILDING: &str = ".building-";
 const DELETING: &str = ".deleting-";

@@ -24,8 +24,16 @@ const REQUIRED: &[&str] = &[
 ];
 
 /// These are welcome: a kernel may have them built in or not at all.
-const OPTIONAL: &[&str] =
-    &["button", "evdev", "nls_ascii", "nls_cp437", "nls_utf8", "pvpanic_pci", "vfat"];
+const OPTIONAL: &[&str] = &[
+    "button",
+    "evdev",
+    "nls_ascii",
+    "nls_cp437",
+    "nls_utf8",
+    "pvpanic_mmio",
+    "pvpanic_pci",
+    "vfat",
+];
 
 /// What the guest needs, with everything that it depends on.
 #[derive(Debug)]

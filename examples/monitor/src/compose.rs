@@ -9,10 +9,57 @@ use backend_qemu::{Accel, ImageConfig, ImageStore, QemuConfig, QemuHypervisor};
 use runner_core::{Hypervisor, ImageBuilder, OwnerId, Result, hypervisor::HypervisorCapabilities};
 
 use crate::{
-    config::{self, Config},
+    config::{self, Config, HypervisorKind},
     data_dir,
     opening::Opening,
 };
+
+#[cfg(feature = "libvirt")]
+mod libvirt;
+
+/// What stands where libvirt would be: no configuration that asks for it is accepted.
+#[cfg(not(feature = "libvirt"))]
+mod libvirt {
+    use std::{path::PathBuf, sync::Arc};
+
+    use runner_core::{Error, Hypervisor, OwnerId, Result};
+
+    use crate::config::{Config, LibvirtConfig};
+
+    pub(super) fn check(_: &LibvirtConfig) -> Result<()> {
+        Err(missing())
+    }
+
+    pub(super) fn shown(_: &LibvirtConfig) -> String {
+        "libvirt".to_owned()
+    }
+
+    pub(super) async fn survey(_: &Config, _: &LibvirtConfig) -> Result<super::Libvirt> {
+        Err(missing())
+    }
+
+    fn missing() -> Error {
+        Error::unsupported("libvirt, as this program was built without it,")
+    }
+
+    pub(super) fn hypervisor(
+        _: &Config,
+        _: &LibvirtConfig,
+        _: PathBuf,
+        _: &OwnerId,
+    ) -> Result<Arc<dyn Hypervisor>> {
+        Err(missing())
+    }
+
+    pub(super) async fn trial(
+        _: &Config,
+        _: &LibvirtConfig,
+        _: PathBuf,
+        _: OwnerId,
+    ) -> Result<(Arc<dyn Hypervisor>, String)> {
+        Err(missing())
+    }
+}
 
 /// What makes machines and images.
 pub struct Backends {
@@ -33,15 +80,78 @@ pub async fn backends(
     owner: &OwnerId,
 ) -> anyhow::Result<Backends> {
     let images = images(config, data_dir).await?;
-    let qemu = qemu(config, data_dir.join("instances"), owner.clone());
-    let open = move || {
-        let qemu = qemu.clone();
-        async move {
-            let hypervisor: Arc<dyn Hypervisor> = Arc::new(QemuHypervisor::open(qemu).await?);
-            Result::Ok(hypervisor)
+    let root = data_dir.join("instances");
+    let hypervisor: Arc<dyn Hypervisor> = match &config.hypervisor.kind {
+        HypervisorKind::Qemu { .. } => {
+            let qemu = qemu(config, root, owner.clone());
+            let open = move || {
+                let qemu = qemu.clone();
+                async move {
+                    let hypervisor: Arc<dyn Hypervisor> =
+                        Arc::new(QemuHypervisor::open(qemu).await?);
+                    Result::Ok(hypervisor)
+                }
+            };
+            Arc::new(Opening::new(ALL, open))
         }
+        HypervisorKind::Libvirt(section) => libvirt::hypervisor(config, section, root, owner)?,
     };
-    Ok(Backends { hypervisor: Arc::new(Opening::new(QEMU, open)), builder: Arc::new(images) })
+    Ok(Backends { hypervisor, builder: Arc::new(images) })
+}
+
+/// Whether libvirt can be asked for what a configuration says.
+///
+/// # Errors
+/// `Invalid`, naming what cannot work.
+pub fn check(section: &config::LibvirtConfig) -> Result<()> {
+    libvirt::check(section)
+}
+
+/// The URI of libvirt, without what is secret in it.
+pub fn shown(section: &config::LibvirtConfig) -> String {
+    libvirt::shown(section)
+}
+
+/// What libvirt has for machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Libvirt {
+    /// The daemon's version.
+    pub daemon: String,
+    /// The version of the emulator, if there is one.
+    pub hypervisor: Option<String>,
+    /// Whether either is older than what was tried.
+    pub is_old: bool,
+    /// The emulator that runs machines without KVM.
+    pub translated: Option<String>,
+    /// The emulator that runs machines with KVM, which libvirt has not tried.
+    pub accelerated: Option<String>,
+    /// The numbers of the user and the group that machines run as, if that is known.
+    pub user: Option<(u32, u32)>,
+    /// What machines are connected to.
+    pub network: Need,
+    /// The pool that disks are in.
+    pub storage: Need,
+}
+
+/// Whether something that machines need is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// It is there and active; or there is no need.
+    Active,
+    /// It is there.
+    Inactive,
+    /// It will be made.
+    ToBeMade,
+    /// It is not there.
+    Missing,
+}
+
+/// Looks at what libvirt has for the machines of a configuration. Changes nothing.
+///
+/// # Errors
+/// When it cannot be reached.
+pub async fn survey(config: &Config, section: &config::LibvirtConfig) -> Result<Libvirt> {
+    libvirt::survey(config, section).await
 }
 
 /// The images that a configuration's service has in `data_dir`.
@@ -61,6 +171,9 @@ pub async fn images(config: &Config, data_dir: &Path) -> Result<ImageStore> {
 /// When it cannot be used.
 pub async fn trial(config: &Config, root: PathBuf) -> Result<(Arc<dyn Hypervisor>, String)> {
     let owner = OwnerId::new("doctor")?;
+    if let HypervisorKind::Libvirt(section) = &config.hypervisor.kind {
+        return libvirt::trial(config, section, root, owner).await;
+    }
     let hypervisor = QemuHypervisor::open(qemu(config, root, owner)).await?;
     let accel = hypervisor.accel();
     let engine = format!("{:?}", accel.engine).to_uppercase();
@@ -68,13 +181,18 @@ pub async fn trial(config: &Config, root: PathBuf) -> Result<(Arc<dyn Hypervisor
     Ok((Arc::new(hypervisor), why))
 }
 
-/// The program that runs machines.
-pub fn program(config: &Config) -> PathBuf {
-    config.qemu.binary.clone().unwrap_or_else(|| "qemu-system-x86_64".into())
+/// The program that runs machines, if it is this process that runs it.
+pub fn program(config: &Config) -> Option<PathBuf> {
+    match &config.hypervisor.kind {
+        HypervisorKind::Qemu { binary } => {
+            Some(binary.clone().unwrap_or_else(|| "qemu-system-x86_64".into()))
+        }
+        HypervisorKind::Libvirt(_) => None,
+    }
 }
 
-/// What QEMU can do, known before it is there.
-const QEMU: HypervisorCapabilities = HypervisorCapabilities {
+/// What all of them can do, known before one is there.
+const ALL: HypervisorCapabilities = HypervisorCapabilities {
     changes: true,
     guest: true,
     screenshot: true,
@@ -84,14 +202,14 @@ const QEMU: HypervisorCapabilities = HypervisorCapabilities {
 
 fn qemu(config: &Config, root: PathBuf, owner: OwnerId) -> QemuConfig {
     let mut qemu = QemuConfig::new(root, owner);
-    if let Some(binary) = &config.qemu.binary {
-        qemu.qemu.clone_from(binary);
+    if let Some(binary) = program(config) {
+        qemu.qemu = binary;
     }
-    qemu.accel = match config.qemu.accel {
+    qemu.accel = match config.hypervisor.accel {
         config::Accel::Auto => Accel::Auto,
         config::Accel::Kvm => Accel::Kvm,
         config::Accel::Tcg => Accel::Tcg,
     };
-    qemu.capacity.clone_from(&config.qemu.capacity);
+    qemu.capacity.clone_from(&config.hypervisor.capacity);
     qemu
 }

@@ -17,13 +17,17 @@ use crate::tokens::NamedToken;
 mod diff;
 mod file;
 mod http;
+mod hypervisor;
 mod place;
 mod tokens;
 pub mod units;
 
 pub use diff::Changes;
-pub use file::{Accel, LogTo};
+pub use file::LogTo;
 pub use http::{HttpConfig, Reads, TlsFiles};
+pub use hypervisor::{
+    Accel, Disks, HypervisorConfig, HypervisorKind, LibvirtConfig, LibvirtNetwork, NetworkKind,
+};
 pub use place::ConfigError;
 use place::Source;
 use units::Size;
@@ -45,8 +49,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where things are kept that can be had again. In the data directory, if none.
     pub cache_dir: Option<PathBuf>,
-    /// How QEMU runs.
-    pub qemu: QemuConfig,
+    /// What makes the machines.
+    pub hypervisor: HypervisorConfig,
     /// What the local queue takes on.
     pub local: LocalLimits,
     /// Where the process's own log goes.
@@ -57,17 +61,6 @@ pub struct Config {
     pub shell_idle: Duration,
     /// The kinds of runner on offer.
     pub profiles: Vec<Profile>,
-}
-
-/// How QEMU runs.
-#[derive(Debug, Clone)]
-pub struct QemuConfig {
-    /// The program; found in `PATH` if it is a bare name, and by the backend if none.
-    pub binary: Option<PathBuf>,
-    /// How instances are sped up.
-    pub accel: Accel,
-    /// What all instances may take together. What the host has, if none.
-    pub capacity: Option<Capacity>,
 }
 
 /// Where the process's own log goes.
@@ -111,7 +104,8 @@ impl Config {
         let http = http::http(&source, base, file.http)?;
         let tokens = tokens::tokens(&source, base, file.tokens)?;
         let pace = pace(&source, file.pace)?;
-        let qemu = qemu(&source, file.qemu)?;
+        let mut hypervisor =
+            hypervisor::hypervisor(&source, base, http.listen, file.qemu, file.libvirt)?;
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {
@@ -121,7 +115,12 @@ impl Config {
         let mut profiles: Vec<Profile> = Vec::with_capacity(file.profiles.len());
         for (index, section) in file.profiles.into_iter().enumerate() {
             let (span, key) = (section.span(), format!("profile[{index}]"));
+            let reach = section.as_ref().reach.clone();
             let profile = profile(&source, base, &key, section)?;
+            if let Err(problem) = hypervisor.let_reach(&profile, reach) {
+                let place = source.key_in(&span, "reach");
+                return Err(source.problem(Some(place), format!("{key}.reach"), problem));
+            }
             if profiles.iter().any(|other| other.name == profile.name) {
                 let place = source.key_in(&span, "name");
                 let problem = format!("there is a profile {} already; rename one", profile.name);
@@ -135,7 +134,7 @@ impl Config {
             tokens,
             data_dir: file.data.dir.map_or_else(crate::data_dir::default_dir, in_file_dir),
             cache_dir: file.data.cache.map(in_file_dir),
-            qemu,
+            hypervisor,
             local: local(file.local),
             log,
             pace,
@@ -151,9 +150,10 @@ impl Config {
     pub fn check_fit(&self, capacity: &Capacity) -> Result<(), ConfigError> {
         for profile in &self.profiles {
             if let Some(shortage) = profile.never_fits(capacity) {
+                let section = self.hypervisor.section();
                 let problem = format!(
                     "it can never fit on this host: {shortage}; \
-                     ask for less, or raise the capacity in [qemu]"
+                     ask for less, or raise the capacity in {section}"
                 );
                 return Err(ConfigError::new(format!("profile {}", profile.name), problem));
             }
@@ -173,29 +173,6 @@ fn parse_file(source: &Source<'_>) -> Result<file::File, ConfigError> {
         let error = error.into_inner();
         source.problem(error.span(), key, error.message())
     })
-}
-
-fn qemu(source: &Source<'_>, section: file::Qemu) -> Result<QemuConfig, ConfigError> {
-    let spans = [
-        section.vcpus.as_ref().map(Spanned::span),
-        section.memory.as_ref().map(Spanned::span),
-        section.disk.as_ref().map(Spanned::span),
-    ];
-    let vcpus = section.vcpus.map(Spanned::into_inner);
-    let memory = mib(source, "qemu.memory", section.memory)?;
-    let disk = mib(source, "qemu.disk", section.disk)?;
-    let capacity = match (vcpus, memory, disk) {
-        (Some(vcpus), Some(memory_mib), Some(disk_mib)) => {
-            Some(Capacity { vcpus, memory_mib, disk_mib, ..Capacity::default() })
-        }
-        (None, None, None) => None,
-        _ => {
-            let span = spans.into_iter().flatten().next();
-            let problem = "set vcpus, memory and disk together, or none of them";
-            return Err(source.problem(span, "qemu", problem));
-        }
-    };
-    Ok(QemuConfig { binary: section.binary, accel: section.accel, capacity })
 }
 
 fn pace(source: &Source<'_>, section: file::Pace) -> Result<Pace, ConfigError> {

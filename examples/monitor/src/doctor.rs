@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::{config::Config, reload::Source};
+use crate::{compose, config::Config, reload::Source};
 
 mod address;
 mod clock;
 mod disk;
 mod image;
+mod libvirt;
 mod machine;
 mod permissions;
 mod qemu;
@@ -109,8 +110,16 @@ pub async fn examine(patient: Patient, say: impl Fn(&str)) -> Vec<Check> {
     checks.extend(address::check(&subject).await);
     say("systemd");
     checks.extend(systemd::check().await);
-    say("QEMU");
-    let works = qemu::check(&subject).await;
+    let works = match compose::program(&subject.config) {
+        Some(program) => {
+            say("QEMU");
+            qemu::check(&program).await
+        }
+        None => {
+            say("libvirt");
+            libvirt::check(&subject).await
+        }
+    };
     let runs = works.iter().all(|check| check.outcome != Outcome::Failure);
     checks.extend(works);
     say("images");

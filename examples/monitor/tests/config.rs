@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use monitor::{
-    config::{Config, HttpConfig, Reads, SAMPLE},
+    config::{Config, HttpConfig, HypervisorKind, Reads, SAMPLE},
     tokens::Role,
 };
 use runner_core::{Capacity, image::RecipeKind};
@@ -20,6 +20,18 @@ fn the_sample_is_valid_and_is_the_default() {
     assert_eq!(config.profiles[0].resources.memory_mib, 256);
 }
 
+/// Without one section: from its name to the next.
+fn without(text: &str, section: &str) -> String {
+    let mut inside = false;
+    let outside = text.lines().filter(|line| {
+        if line.starts_with('[') {
+            inside = *line == section;
+        }
+        !inside
+    });
+    outside.collect::<Vec<_>>().join("\n")
+}
+
 /// The keys that are commented out must be valid too, and hold the defaults that they claim.
 #[test]
 fn the_samples_comments_are_true() {
@@ -32,13 +44,27 @@ fn the_samples_comments_are_true() {
         .map(|line| line.replace("<data dir>", "/var/lib/monitor").replace('…', &"0".repeat(64)))
         .collect::<Vec<_>>()
         .join("\n");
-    let full = parse(&uncommented).unwrap();
+    // A pool has one hypervisor.
+    let (qemu, libvirt) = (without(&uncommented, "[libvirt]"), without(&uncommented, "[qemu]"));
+    let full = parse(&qemu).unwrap();
     let brief = Config::built_in();
     assert_eq!(full.profiles.len(), 2);
     assert_eq!(full.profiles[0], brief.profiles[0]);
     assert_eq!((full.local, full.pace), (brief.local, brief.pace));
     assert_eq!(full.http.body_limit, brief.http.body_limit);
-    assert_eq!(full.qemu.accel, brief.qemu.accel);
+    assert_eq!(full.hypervisor.accel, brief.hypervisor.accel);
+    if cfg!(feature = "libvirt") {
+        let default = parse(&format!("[libvirt]\n{}", without(SAMPLE, "[qemu]"))).unwrap();
+        let of = |config: Config| match config.hypervisor.kind {
+            HypervisorKind::Libvirt(libvirt) => libvirt,
+            HypervisorKind::Qemu { .. } => panic!("it is libvirt"),
+        };
+        let (mut full, default) = (of(parse(&libvirt).unwrap()), of(default));
+        assert_eq!(full.pool_dir.take(), Some("/var/lib/libvirt/runners".into()));
+        assert_eq!(full.pool.take().as_deref(), Some("runners"));
+        assert_eq!(full.profiles.take(), Some("etc/profiles".into()));
+        assert_eq!(full, default);
+    }
     let of = |http: &HttpConfig| {
         let limits = (http.body_limit, http.max_connections, http.max_streams, http.rate);
         (limits, http.header_timeout, http.body_timeout, http.stall_timeout, http.reads())
@@ -54,7 +80,7 @@ fn the_samples_comments_are_true() {
 fn is_toml(line: &str) -> bool {
     let key = line.split_once(" = ").map_or("", |(key, _)| key);
     let is_key = !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    is_key || line.starts_with("[[")
+    is_key || line.starts_with("[") && line.ends_with("]")
 }
 
 #[test]
@@ -172,6 +198,19 @@ fn every_mistake_is_named_with_the_way_out() {
         ),
         ("[qemu]\nmemory = \"2GB\"\n", "", &[":2:", "qemu.memory", "GiB"]),
         ("[qemu]\nmemory = \"1000KiB\"\n", "", &[":2:", "qemu.memory", "whole number of MiB"]),
+        ("[qemu]\n[libvirt]\n", "", &[":2:", "libvirt", "one hypervisor", "remove"]),
+        ("[libvirt]\npool_dir = \"/x\"\n", "", &[":2:", "libvirt.pool_dir", "pool ="]),
+        ("[libvirt]\npool = \"x\"\ndisks = \"copy\"\n", "", &[":3:", "libvirt.disks", "overlays"]),
+        ("[libvirt]\nuri = \"xen:///\"\n", "", &[":1:", "libvirt", "qemu:///system"]),
+        ("[libvirt]\nsubnet = \"10.0.0.1\"\n", "", &[":1:", "libvirt", "10.20.30.0/24"]),
+        ("[libvirt]\nreach = [\"1.2.3.4\"]\n", "", &[":2:", "libvirt.reach", "tcp:192.0.2.1:443"]),
+        ("", "reach = [\"tcp:192.0.2.1:443\"]\n", &["profile[0].reach", "restricted"]),
+        (
+            "",
+            "network = \"restricted\"\nreach = [\"tcp:192.0.2.1:443\"]\n",
+            &["profile[0].reach", "[libvirt]"],
+        ),
+        ("[libvirt]\ndisks = \"raw\"\n", "", &[":2:", "libvirt.disks", "`overlay`", "`reflink`"]),
         (
             "[local]\ntimeout = \"soon\"\n",
             "",

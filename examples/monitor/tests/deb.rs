@@ -24,7 +24,7 @@ mod process;
 use process::skip;
 
 /// What the Debian in the machine has beyond the least.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,qemu-guest-agent,curl";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,qemu-guest-agent,curl,libvirt0";
 
 /// What of the kernel's modules the machine never needs.
 const NO_MODULES: &str = "drivers/net/ethernet drivers/gpu drivers/infiniband fs/xfs fs/btrfs \
@@ -77,7 +77,7 @@ fn debian() -> Option<(PathBuf, PathBuf)> {
     }
     let cache = std::env::var_os("RUNNER_CACHE")
         .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"), PathBuf::from);
-    let dir = cache.join("debian-with-systemd");
+    let dir = cache.join("debian-with-systemd-and-libvirt");
     let (kernel, initrd) = (dir.join("kernel"), dir.join("root.cpio"));
     if initrd.exists() {
         return Some((kernel, initrd));

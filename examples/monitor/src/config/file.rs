@@ -8,8 +8,9 @@ use toml::Spanned;
 
 use super::{
     http::Http,
+    hypervisor::{Libvirt, Qemu},
     tokens::TokenSection,
-    units::{Period, Size},
+    units::{Period, Reach, Size},
 };
 
 #[derive(Deserialize, Default)]
@@ -19,7 +20,8 @@ pub(super) struct File {
     #[serde(rename = "token")]
     pub tokens: Vec<Spanned<TokenSection>>,
     pub data: Data,
-    pub qemu: Qemu,
+    pub qemu: Option<Spanned<Qemu>>,
+    pub libvirt: Option<Spanned<Libvirt>>,
     pub local: Local,
     pub log: Log,
     pub pace: Pace,
@@ -33,29 +35,6 @@ pub(super) struct File {
 pub(super) struct Data {
     pub dir: Option<PathBuf>,
     pub cache: Option<PathBuf>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Qemu {
-    pub binary: Option<PathBuf>,
-    pub accel: Accel,
-    pub vcpus: Option<Spanned<u32>>,
-    pub memory: Option<Spanned<Size>>,
-    pub disk: Option<Spanned<Size>>,
-}
-
-/// How instances are sped up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Accel {
-    /// KVM where a guest really runs with it, TCG elsewhere.
-    #[default]
-    Auto,
-    /// The host's own virtualisation, or nothing.
-    Kvm,
-    /// Software emulation.
-    Tcg,
 }
 
 #[derive(Deserialize, Default)]
@@ -128,6 +107,8 @@ pub(super) struct Profile {
     pub max: Option<u32>,
     #[serde(default)]
     pub network: Network,
+    #[serde(default)]
+    pub reach: BTreeSet<Reach>,
     pub start_timeout: Option<Period>,
     pub offline_timeout: Option<Period>,
     pub image_max_age: Option<Period>,

@@ -1,6 +1,7 @@
-//! Sizes, durations and rates as people write them: `512MiB`, `90s`, `1h30m`, `50/s`.
+//! Sizes, durations and rates as people write them: `512MiB`, `90s`, `1h30m`, `50/s`;
+//! and what is reached, as in `tcp:192.0.2.1:443`.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{fmt, net::Ipv4Addr, num::NonZeroU32, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -21,6 +22,17 @@ pub struct Rate {
     pub per: Duration,
 }
 
+/// Something that a restricted machine reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reach {
+    /// By connections, or else by packets.
+    pub tcp: bool,
+    /// Whom.
+    pub address: Ipv4Addr,
+    /// At which port.
+    pub port: u16,
+}
+
 /// Why a text is not what it should be, and how to write it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotAUnit(String);
@@ -38,6 +50,42 @@ impl Rate {
     /// What each address may ask for that is not told otherwise.
     pub const DEFAULT: Self =
         Self { times: NonZeroU32::new(100).expect("it is not zero"), per: Duration::from_secs(1) };
+}
+
+impl Reach {
+    /// Connections to this.
+    pub fn tcp(address: Ipv4Addr, port: u16) -> Self {
+        Self { tcp: true, address, port }
+    }
+}
+
+impl FromStr for Reach {
+    type Err = NotAUnit;
+
+    fn from_str(text: &str) -> Result<Self, NotAUnit> {
+        let parts = || {
+            let mut parts = text.split(':');
+            let tcp = match parts.next()? {
+                "tcp" => true,
+                "udp" => false,
+                _ => return None,
+            };
+            let (address, port) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+            let whole = parts.next().is_none() && port > 0;
+            whole.then_some(Self { tcp, address, port })
+        };
+        parts().ok_or_else(|| {
+            NotAUnit(format!(
+                "{text:?} is nothing to reach; write it like \"tcp:192.0.2.1:443\" or \"udp:192.0.2.1:123\""
+            ))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Reach {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
 }
 
 impl fmt::Display for Rate {

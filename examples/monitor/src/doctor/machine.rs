@@ -45,6 +45,7 @@ pub(super) async fn check(
             return vec![Check::failure("guest", found, way_out)];
         }
     };
+    let section = subject.config.hypervisor.section();
     say("acceleration");
     let opened = compose::trial(&subject.config, scratch.path().join("machines"));
     let (hypervisor, why) = match timeout(OPEN, opened).await {
@@ -64,11 +65,12 @@ pub(super) async fn check(
     checks.push(match fits {
         Ok(Ok(())) => Check::ok("capacity", "every profile fits on this host"),
         Ok(Err(error)) => {
-            let way_out = "ask for less in the profile, or raise the capacity in [qemu]";
+            let way_out =
+                format!("ask for less in the profile, or raise the capacity in {section}");
             Check::failure("capacity", error.to_string(), way_out)
         }
         Err(error) => {
-            let way_out = "set vcpus, memory and disk in [qemu]";
+            let way_out = format!("set vcpus, memory and disk in {section}");
             Check::failure("capacity", chain(&error), way_out)
         }
     });
@@ -103,11 +105,13 @@ pub(super) async fn check(
                 format!("one booted, ran a command and ended in {took:.1} s: {said}"),
             )
         }
-        Err(error) => Check::failure(
-            "guest",
-            error,
-            "try accel = \"tcg\" in [qemu]; if that helps, the host's KVM is broken",
-        ),
+        Err(error) => {
+            let way_out = match error.contains("Permission denied") {
+                true => format!("let whoever runs the machines read what it names; with libvirt, set pool and pool_dir in {section}"),
+                false => format!("try accel = \"tcg\" in {section}; if that helps, the host's KVM is broken"),
+            };
+            Check::failure("guest", error, way_out)
+        }
     });
     if let Err(error) = destroyed {
         let way_out = "end its process by hand, and report this";
@@ -118,7 +122,7 @@ pub(super) async fn check(
 
 fn acceleration(subject: &Subject, why: &str) -> Check {
     let name = "acceleration";
-    if subject.config.qemu.accel == Accel::Auto && why.starts_with("TCG") {
+    if subject.config.hypervisor.accel == Accel::Auto && why.starts_with("TCG") {
         let way_out = "mend KVM, or live with emulation: it is several times slower";
         return Check::warning(name, why, way_out);
     }

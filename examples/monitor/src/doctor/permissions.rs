@@ -19,7 +19,7 @@ pub(super) fn check(subject: &Subject) -> Vec<Check> {
     if usable {
         checks.push(token(subject));
     }
-    if subject.config.qemu.accel != Accel::Tcg {
+    if subject.config.hypervisor.accel != Accel::Tcg {
         checks.push(kvm());
     }
     checks

@@ -1,11 +1,10 @@
 //! Whether QEMU is there, new enough, and has the devices that machines get.
 
-use std::{process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use tokio::{process::Command, time::timeout};
 
-use super::{Check, Subject};
-use crate::compose;
+use super::Check;
 
 /// The oldest version that the tests have seen.
 const OLDEST: (u32, u32) = (7, 2);
@@ -24,8 +23,8 @@ const DEVICES: [&str; 7] = [
     "virtserialport",
 ];
 
-pub(super) async fn check(subject: &Subject) -> Vec<Check> {
-    let program = compose::program(&subject.config).display().to_string();
+pub(super) async fn check(program: &Path) -> Vec<Check> {
+    let program = program.display().to_string();
     let install = "install it: apt install qemu-system-x86, or name it in [qemu] binary";
     let version = match ask(&program, &["--version"]).await {
         Ok(answer) => answer,

@@ -12,29 +12,47 @@ use runner_core::{Error, Result, WorkerName};
 
 use crate::error;
 
-/// The most user data that fits on a seed disk.
+/// The most that fits on a seed disk beside `meta-data`, in bytes: user data and further files together.
 pub const MAX_USER_DATA_BYTES: usize = 1 << 20;
 
 /// What the disk takes: the user data, and room for the file system around it.
 const DISK_BYTES: usize = MAX_USER_DATA_BYTES + (256 << 10);
 
-/// Writes a seed disk to `path`: a FAT volume labelled `CIDATA` that holds `meta-data`, with `name` as
-/// instance id and host name, and `user-data`. The same input gives the same bytes.
+/// What `meta-data` takes at most, in bytes. There is room for it beside the most user data.
+const MAX_META_DATA_BYTES: usize = 64 << 10;
+
+/// What a seed disk holds.
+#[derive(Clone, Copy)]
+pub struct Seed<'a> {
+    /// Whose it is.
+    pub name: &'a WorkerName,
+    /// `meta-data`, 64 KiB at most; [`meta_data`] if none.
+    pub meta_data: Option<&'a str>,
+    /// `user-data`, as it is.
+    pub user_data: &'a str,
+    /// Further files in the top directory, for programs of the guest to read: their names and contents.
+    pub files: &'a [(&'a str, &'a [u8])],
+}
+
+/// The least a guest must know: `name` as instance id and host name.
+pub fn meta_data(name: &WorkerName) -> String {
+    // A worker's name is a host name label, so it needs no quoting in YAML beyond these quotes, which
+    // keep `1-0` and `null` what they are.
+    format!("instance-id: \"{name}\"\nlocal-hostname: \"{name}\"\n")
+}
+
+/// Writes a seed disk to `path`: a FAT volume labelled `CIDATA` that holds `meta-data`, `user-data` and what
+/// else there is. The same input gives the same bytes.
 ///
 /// The file is mode 0600, as user data holds secrets, and replaces what was there. Attach it as a raw
 /// disk. Blocks for as long as it takes to write 1.25 MiB.
 ///
 /// # Errors
 /// `Invalid` for more than [`MAX_USER_DATA_BYTES`], `Exhausted` for a full disk, `Backend` for the rest.
-pub fn write(path: &Path, name: &WorkerName, user_data: &str) -> Result<()> {
-    if user_data.len() > MAX_USER_DATA_BYTES {
-        return Err(Error::invalid(
-            format!("user data of {name}"),
-            format!("it is {} bytes long, and the most is {MAX_USER_DATA_BYTES}", user_data.len()),
-        ));
-    }
+pub fn write(path: &Path, seed: Seed<'_>) -> Result<()> {
+    let name = seed.name;
+    let disk = volume(seed)?;
     let failed = |error| error::io(format!("write the seed disk of {name}"), error);
-    let disk = volume(name, user_data).map_err(failed)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -48,19 +66,41 @@ pub fn write(path: &Path, name: &WorkerName, user_data: &str) -> Result<()> {
         .map_err(failed)
 }
 
-fn volume(name: &WorkerName, user_data: &str) -> std::io::Result<Vec<u8>> {
+/// The bytes of that disk, for whoever has no file to write them to.
+///
+/// # Errors
+/// `Invalid` for more than [`MAX_USER_DATA_BYTES`].
+pub fn volume(seed: Seed<'_>) -> Result<Vec<u8>> {
+    let name = seed.name;
+    let meta_data = seed.meta_data.map_or_else(|| meta_data(name), str::to_owned);
+    let files: usize = seed.files.iter().map(|(_, content)| content.len()).sum();
+    for (what, length, most) in [
+        ("user data", seed.user_data.len() + files, MAX_USER_DATA_BYTES),
+        ("meta data", meta_data.len(), MAX_META_DATA_BYTES),
+    ] {
+        if length > most {
+            return Err(Error::invalid(
+                format!("{what} of {name}"),
+                format!("it is {length} bytes long, and the most is {most}"),
+            ));
+        }
+    }
+    let mut all =
+        vec![("meta-data", meta_data.as_bytes()), ("user-data", seed.user_data.as_bytes())];
+    all.extend(seed.files);
+    fat(&all).map_err(|error| error::io(format!("make the seed disk of {name}"), error))
+}
+
+fn fat(files: &[(&str, &[u8])]) -> std::io::Result<Vec<u8>> {
     let mut disk = vec![0; DISK_BYTES];
     let options = FormatVolumeOptions::new().volume_label(*b"CIDATA     ").volume_id(0x4349_4441);
     format_volume(Cursor::new(&mut disk[..]), options)?;
     {
         let volume = FileSystem::new(Cursor::new(&mut disk[..]), FsOptions::new())?;
         let root = volume.root_dir();
-        // A worker's name is a host name label, so it needs no quoting in YAML beyond these quotes, which
-        // keep `1-0` and `null` what they are.
-        let meta_data = format!("instance-id: \"{name}\"\nlocal-hostname: \"{name}\"\n");
-        for (file, content) in [("meta-data", meta_data.as_str()), ("user-data", user_data)] {
+        for (file, content) in files {
             let mut file = root.create_file(file)?;
-            file.write_all(content.as_bytes())?;
+            file.write_all(content)?;
             file.flush()?;
         }
         drop(root);
@@ -84,6 +124,10 @@ mod tests {
         text
     }
 
+    fn seed<'a>(name: &'a WorkerName, user_data: &'a str) -> Seed<'a> {
+        Seed { name, meta_data: None, user_data, files: &[] }
+    }
+
     #[test]
     fn a_seed_reads_back() {
         let here = tempfile::tempdir().unwrap();
@@ -92,7 +136,7 @@ mod tests {
         for user_data in
             ["#cloud-config\n{}\n".to_owned(), String::new(), "x".repeat(MAX_USER_DATA_BYTES)]
         {
-            write(&path, &name, &user_data).unwrap();
+            write(&path, seed(&name, &user_data)).unwrap();
             assert_eq!(read(&path, "user-data"), user_data);
             assert_eq!(
                 read(&path, "meta-data"),
@@ -106,7 +150,27 @@ mod tests {
     #[test]
     fn a_seed_depends_on_its_input_alone() {
         let name = WorkerName::new("linux-17").unwrap();
-        assert_eq!(volume(&name, "a").unwrap(), volume(&name, "a").unwrap());
+        let volume = || volume(seed(&name, "a")).unwrap();
+        assert_eq!(volume(), volume());
+    }
+
+    #[test]
+    fn a_seed_holds_what_its_maker_adds() {
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("seed.img");
+        let name = WorkerName::new("linux-17").unwrap();
+        let (large, meta_data) = (vec![b'x'; MAX_USER_DATA_BYTES - 3], "a".repeat(64 << 10));
+        let files: [(&str, &[u8]); 2] = [("runner-data", b"abc"), ("a longer name.txt", &large)];
+        let seed = Seed { name: &name, meta_data: Some(&meta_data), user_data: "", files: &files };
+        write(&path, seed).unwrap();
+        assert_eq!(read(&path, "runner-data"), "abc");
+        assert_eq!(read(&path, "a longer name.txt").len(), large.len());
+        assert_eq!(read(&path, "meta-data"), meta_data);
+        let seed = Seed { user_data: "x", ..seed };
+        assert!(matches!(write(&path, seed).unwrap_err(), Error::Invalid { .. }));
+        let meta_data = "a".repeat((64 << 10) + 1);
+        let seed = Seed { user_data: "", meta_data: Some(&meta_data), ..seed };
+        assert!(matches!(write(&path, seed).unwrap_err(), Error::Invalid { .. }));
     }
 
     #[test]
@@ -114,7 +178,7 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         let path = here.path().join("seed.img");
         let name = WorkerName::new("linux-17").unwrap();
-        let error = write(&path, &name, &"x".repeat(MAX_USER_DATA_BYTES + 1)).unwrap_err();
+        let error = write(&path, seed(&name, &"x".repeat(MAX_USER_DATA_BYTES + 1))).unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
         assert!(!path.exists());
     }
@@ -123,7 +187,7 @@ mod tests {
     fn other_programs_read_a_seed() {
         let here = tempfile::tempdir().unwrap();
         let path = here.path().join("seed.img");
-        write(&path, &WorkerName::new("linux-17").unwrap(), "hello").unwrap();
+        write(&path, seed(&WorkerName::new("linux-17").unwrap(), "hello")).unwrap();
         match Command::new("blkid").args(["-p", "-o", "export"]).arg(&path).output() {
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();

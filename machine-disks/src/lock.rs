@@ -12,15 +12,18 @@ use rustix::fs::{FlockOperation, flock};
 /// Makes the lock at `path` and holds it. The file closes on `exec`, unless it is passed on explicitly.
 ///
 /// # Errors
-/// `WouldBlock` when someone else holds it.
-pub(crate) fn hold(path: &Path) -> io::Result<File> {
+/// `WouldBlock` when someone else holds it; those of making a file.
+pub fn hold(path: &Path) -> io::Result<File> {
     let file = open(OpenOptions::new().create(true), path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
 }
 
 /// Makes the lock at `path` and holds it as soon as nobody else does. Blocks.
-pub(crate) fn wait(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// Those of making a file.
+pub fn wait(path: &Path) -> io::Result<File> {
     let file = open(OpenOptions::new().create(true), path)?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
@@ -29,8 +32,8 @@ pub(crate) fn wait(path: &Path) -> io::Result<File> {
 /// Whether someone holds the lock at `path`.
 ///
 /// # Errors
-/// `NotFound` when there is no such file.
-pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
+/// `NotFound` when there is no such file; those of opening one.
+pub fn is_held(path: &Path) -> io::Result<bool> {
     let file = open(&mut OpenOptions::new(), path)?;
     // Shared, so that two who look at once do not see each other.
     match flock(&file, FlockOperation::NonBlockingLockShared) {

@@ -1,0 +1,44 @@
+//! From what can go wrong here to [`runner_core::Error`].
+
+use std::io;
+
+use runner_core::{Error, Result, WorkerName};
+
+const BACKEND: &str = "libvirt";
+
+pub(crate) fn backend(
+    doing: impl Into<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::backend(BACKEND, doing, source)
+}
+
+/// A failure of the file system: a full one is exhausted, all else is a failure of the backend.
+pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Exhausted {
+            resource: "disk space".to_owned(),
+            needed: format!("more to {}", doing.into()),
+            available: "none".to_owned(),
+        },
+        _ => backend(doing, source),
+    }
+}
+
+/// Whether something was not there, for a list or a removal that others take part in.
+pub(crate) fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+pub(crate) fn no_instance(name: &WorkerName) -> Error {
+    Error::not_found(format!("instance {name}"))
+}
+
+/// Runs what may block on the disk off the runtime's threads.
+pub(crate) async fn blocking<R: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<R> + Send + 'static,
+) -> Result<R> {
+    // It fails when the work panics, or the runtime is going away.
+    tokio::task::spawn_blocking(work).await.map_err(|error| backend(doing, error))?
+}
