@@ -2,8 +2,8 @@
 //!
 //! `/bin/sh -c SCRIPT` or a script file, statements separated by `;` or lines: `echo WORDS [>&2]`,
 //! `sleep SECONDS`, `exit CODE`, `cat PATH`, `pwd`, `true`, `false`, `trap TERM`, after which no SIGTERM is
-//! heeded; `"$NAME"` alone after `echo` is that variable. Any other program ends with 127, as one that does
-//! not exist.
+//! heeded; `"$NAME"` alone after `echo` is that variable. `exec` before a statement changes nothing. Any
+//! other program ends with 127, as one that does not exist.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -313,6 +313,7 @@ impl FakeProcess {
             Some(rest) => (rest.trim(), true),
             None => (statement, false),
         };
+        let statement = statement.strip_prefix("exec ").unwrap_or(statement);
         let (word, rest) = statement.split_once(' ').unwrap_or((statement, ""));
         self.exit = ExitStatus::Code(0);
         let text = match word {

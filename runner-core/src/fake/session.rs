@@ -1,6 +1,6 @@
 //! Fake sessions: `/bin/sh`, which takes the fake guest's language line by line, and `cat`.
 //!
-//! Beside that language a session knows `stty size`. A terminal shows what is typed, and Ctrl-C ends the line
+//! Beside that language a session knows `stty size`, and `sh -c 'SCRIPT'` as a whole line. A terminal shows what is typed, and Ctrl-C ends the line
 //! that runs and forgets what was typed ahead.
 
 use std::collections::BTreeMap;
@@ -131,7 +131,10 @@ impl FakeSession {
         self.process.ends_at = self.process.ends_at.max(now);
         let before = self.process.stdout.len();
         let mut ended = false;
-        for statement in line.split(['\n', ';']).map(str::trim).filter(|text| !text.is_empty()) {
+        let nested = line.trim().strip_prefix("sh -c '").and_then(|line| line.strip_suffix('\''));
+        for statement in
+            nested.unwrap_or(line).split(['\n', ';']).map(str::trim).filter(|text| !text.is_empty())
+        {
             if statement == "stty size" {
                 let size = self.terminal.map(|size| format!("{} {}\n", size.rows, size.columns));
                 let text = size.unwrap_or_else(|| "stty: not a tty\n".to_owned());
@@ -148,7 +151,7 @@ impl FakeSession {
                 *text = String::from_utf8_lossy(text).replace('\n', "\r\n").into_bytes();
             }
         }
-        if ended {
+        if ended && nested.is_none() {
             self.end(self.process.exit);
         }
     }
