@@ -1,5 +1,6 @@
 //! Single-use runners on GitHub: JIT registration, webhooks, scale sets and artifact proof.
 
+pub mod budget;
 pub mod demand;
 pub mod labels;
 pub mod scope;
