@@ -5,6 +5,8 @@
 //! state late, never wrong for good, because whoever looks at GitHub itself [tells](DemandSource::learn)
 //! the others.
 
+pub(crate) mod merge;
+
 use std::{collections::BTreeSet, fmt};
 
 use async_trait::async_trait;
@@ -13,6 +15,8 @@ use runner_core::{Changes, JobId, Label, ProfileName, Result, forge::QueuedJob};
 use serde::{Deserialize, Serialize};
 
 use crate::{labels, scope::RepositoryName};
+
+pub use merge::{DemandPace, Note, ProfileDemand};
 
 /// A way to know what waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -110,6 +114,13 @@ pub trait DemandSource: Send + Sync + 'static {
     fn job_of(&self, runner: &str) -> Option<JobId> {
         let _ = runner;
         None
+    }
+
+    /// Whether it is known for certain that the runner of this name had its job, and that the job is over: then
+    /// GitHub removes the runner by itself. Never a guess: what is not known is not over.
+    fn is_over(&self, runner: &str) -> bool {
+        let _ = runner;
+        false
     }
 
     /// Takes in what GitHub itself said about a job just now, when another source asked. It outranks what
