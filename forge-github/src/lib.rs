@@ -1,1 +1,12 @@
 //! Single-use runners on GitHub: JIT registration, webhooks, scale sets and artifact proof.
+
+pub mod demand;
+pub mod labels;
+pub mod rest;
+pub mod scope;
+pub mod webhook;
+
+pub use demand::{DemandSource, Freshness, Health, JobFact, JobStatus, SourceKind, Waiting};
+pub use rest::Rest;
+pub use scope::{Place, RepositoryName, Scope};
+pub use webhook::Webhook;

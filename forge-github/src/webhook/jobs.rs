@@ -1,4 +1,4 @@
-//! All jobs that deliveries told of, bounded in number and in age.
+//! All jobs that deliveries told of. Each only ever moves forward; all together are bounded in number and age.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::job::{JobView, Stage};
+use crate::demand::{JobFact, JobStatus};
 
 /// GitHub cancels a job that has waited 24 hours, and gives up on it after 48 at the latest.
 pub const LONGEST_QUEUE: Duration = Duration::from_secs(48 * 3600);
@@ -19,15 +19,24 @@ const LONGEST_RUN: Duration = Duration::from_secs(5 * 24 * 3600);
 /// them brings it back to life.
 pub const REPEATABLE: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// What a view did to what was known.
+/// What a fact did to what was known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Movement {
-    /// The job is new, or further than it was.
+    /// The job was not known.
+    New,
+    /// The job is further than it was.
     Forward,
-    /// It was that far already, or further.
+    /// The job was that far already, or further.
     None,
     /// The job is so old that GitHub itself has given it up.
     TooOld,
+}
+
+impl Movement {
+    /// Whether what is known has changed.
+    pub fn moved(self) -> bool {
+        matches!(self, Self::New | Self::Forward)
+    }
 }
 
 /// Jobs by their number.
@@ -42,7 +51,7 @@ pub(super) struct Jobs {
 
 #[derive(Debug)]
 struct Known {
-    view: JobView,
+    fact: JobFact,
     heard_at: Timestamp,
 }
 
@@ -54,54 +63,52 @@ enum Priority {
 
 impl Known {
     fn order(&self) -> (Priority, Timestamp, u64) {
-        let priority =
-            if self.view.stage == Stage::Completed { Priority::Over } else { Priority::Live };
-        (priority, self.heard_at, self.view.id)
+        let over = self.fact.status == JobStatus::Completed;
+        let priority = if over { Priority::Over } else { Priority::Live };
+        (priority, self.heard_at, self.fact.number)
     }
 
     fn is_stale(&self, now: Timestamp) -> bool {
-        let (since, limit) = match self.view.stage {
-            Stage::Waiting | Stage::Queued => (self.view.created_at, LONGEST_QUEUE),
-            Stage::InProgress => (self.heard_at, LONGEST_RUN),
-            Stage::Completed => (self.heard_at, REPEATABLE),
+        let (since, limit) = match self.fact.status {
+            JobStatus::Waiting | JobStatus::Queued => (self.fact.queued_at, LONGEST_QUEUE),
+            JobStatus::InProgress => (self.heard_at, LONGEST_RUN),
+            JobStatus::Completed => (self.heard_at, REPEATABLE),
         };
-        older(since, limit, now)
+        now > since && now.duration_since(since).unsigned_abs() > limit
     }
 }
 
-fn older(since: Timestamp, limit: Duration, now: Timestamp) -> bool {
-    now.duration_since(since).unsigned_abs() > limit && now > since
+/// Sorts the facts about one job by age: by attempt, then by status. What follows decides ties, so that any
+/// order of arrival ends the same.
+fn age(fact: &JobFact) -> impl Ord {
+    let JobFact { number: _, run, attempt, repository, title, status, labels, queued_at, runner } =
+        fact;
+    (attempt, status, runner, queued_at, run, repository, title, labels)
 }
 
 impl Jobs {
     /// Room for `most` jobs, at least one.
     pub(super) fn new(most: usize) -> Self {
-        Self {
-            most: most.max(1),
-            all: HashMap::new(),
-            order: BTreeSet::new(),
-            forgotten: 0,
-        }
+        Self { most: most.max(1), all: HashMap::new(), order: BTreeSet::new(), forgotten: 0 }
     }
 
-    pub(super) fn observe(&mut self, view: JobView, now: Timestamp) -> Movement {
-        let id = view.id;
-        let fresh = Known { view, heard_at: now };
-        let movement = match self.all.get_mut(&id) {
+    pub(super) fn observe(&mut self, fact: JobFact, now: Timestamp) -> Movement {
+        let number = fact.number;
+        let fresh = Known { fact, heard_at: now };
+        let movement = match self.all.get_mut(&number) {
             None if fresh.is_stale(now) => return Movement::TooOld,
             None => {
                 self.order.insert(fresh.order());
-                self.all.insert(id, fresh);
-                Movement::Forward
+                self.all.insert(number, fresh);
+                Movement::New
             }
             Some(known) => {
-                let before = known.order();
-                if !known.view.advance(fresh.view) {
+                if age(&fresh.fact) <= age(&known.fact) {
                     return Movement::None;
                 }
-                known.heard_at = now;
-                self.order.remove(&before);
-                self.order.insert(known.order());
+                self.order.remove(&known.order());
+                self.order.insert(fresh.order());
+                *known = fresh;
                 Movement::Forward
             }
         };
@@ -127,20 +134,9 @@ impl Jobs {
         });
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> bool {
-        let Some(known) = self.all.remove(&id) else {
-            return false;
-        };
-        self.order.remove(&known.order());
-        true
-    }
-
-    pub(super) fn find(&self, id: u64) -> Option<&JobView> {
-        self.all.get(&id).map(|known| &known.view)
-    }
-
-    pub(super) fn in_stage(&self, stage: Stage) -> impl Iterator<Item = &JobView> {
-        self.all.values().map(|known| &known.view).filter(move |view| view.stage == stage)
+    /// Every job in this state, in no order.
+    pub(super) fn in_state(&self, status: JobStatus) -> impl Iterator<Item = &JobFact> {
+        self.all.values().map(|known| &known.fact).filter(move |fact| fact.status == status)
     }
 
     /// How many live jobs there was no room for.
@@ -149,7 +145,7 @@ impl Jobs {
     }
 
     #[cfg(test)]
-    fn ids(&self) -> BTreeSet<u64> {
+    fn numbers(&self) -> BTreeSet<u64> {
         assert_eq!(self.all.len(), self.order.len());
         self.all.keys().copied().collect()
     }
@@ -161,22 +157,17 @@ mod tests {
 
     const START: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
-    fn view(id: u64, stage: Stage) -> JobView {
-        JobView {
-            run_attempt: 1,
-            stage,
-            completed_at: None,
-            conclusion: None,
-            runner_name: None,
-            started_at: None,
-            created_at: START,
-            id,
-            run_id: 1,
-            repository: "octo/hello".to_owned(),
-            name: "test".to_owned(),
-            workflow: None,
+    fn fact(number: u64, status: JobStatus) -> JobFact {
+        JobFact {
+            number,
+            run: 1,
+            attempt: 1,
+            repository: "octo/hello".parse().unwrap(),
+            title: "test".to_owned(),
+            status,
             labels: Vec::new(),
-            head_branch: None,
+            queued_at: START,
+            runner: None,
         }
     }
 
@@ -184,41 +175,55 @@ mod tests {
     fn what_is_over_makes_room_first_and_then_what_is_oldest() {
         let mut jobs = Jobs::new(3);
         let at = |second| START + Duration::from_secs(second);
-        jobs.observe(view(1, Stage::Queued), at(1));
-        jobs.observe(view(2, Stage::Completed), at(2));
-        jobs.observe(view(3, Stage::Queued), at(3));
-        jobs.observe(view(4, Stage::Queued), at(4));
-        assert_eq!((jobs.ids(), jobs.forgotten()), ([1, 3, 4].into(), 0));
+        jobs.observe(fact(1, JobStatus::Queued), at(1));
+        jobs.observe(fact(2, JobStatus::Completed), at(2));
+        jobs.observe(fact(3, JobStatus::Queued), at(3));
+        jobs.observe(fact(4, JobStatus::Queued), at(4));
+        assert_eq!((jobs.numbers(), jobs.forgotten()), ([1, 3, 4].into(), 0));
         // Heard of again, it is no longer the oldest.
-        jobs.observe(view(1, Stage::InProgress), at(5));
-        jobs.observe(view(5, Stage::Queued), at(6));
-        assert_eq!((jobs.ids(), jobs.forgotten()), ([1, 4, 5].into(), 1));
+        jobs.observe(fact(1, JobStatus::InProgress), at(5));
+        jobs.observe(fact(5, JobStatus::Queued), at(6));
+        assert_eq!((jobs.numbers(), jobs.forgotten()), ([1, 4, 5].into(), 1));
+    }
+
+    #[test]
+    fn a_job_moves_forward_by_attempt_and_then_by_status() {
+        let mut jobs = Jobs::new(10);
+        let mut observe =
+            |attempt, status| jobs.observe(JobFact { attempt, ..fact(1, status) }, START);
+        assert_eq!(observe(1, JobStatus::InProgress), Movement::New);
+        assert_eq!(observe(1, JobStatus::Queued), Movement::None);
+        assert_eq!(observe(1, JobStatus::InProgress), Movement::None);
+        assert_eq!(observe(1, JobStatus::Completed), Movement::Forward);
+        assert_eq!(observe(2, JobStatus::Queued), Movement::Forward);
+        assert_eq!(observe(1, JobStatus::Completed), Movement::None);
+        assert_eq!(jobs.in_state(JobStatus::Queued).count(), 1);
     }
 
     #[test]
     fn what_github_has_given_up_is_forgotten_and_stays_so() {
         let mut jobs = Jobs::new(10);
-        jobs.observe(view(1, Stage::Queued), START);
-        jobs.observe(view(2, Stage::InProgress), START);
-        jobs.observe(view(3, Stage::Completed), START);
+        jobs.observe(fact(1, JobStatus::Queued), START);
+        jobs.observe(fact(2, JobStatus::InProgress), START);
+        jobs.observe(fact(3, JobStatus::Completed), START);
         jobs.expire(START + LONGEST_QUEUE);
-        assert_eq!(jobs.ids(), [1, 2, 3].into());
+        assert_eq!(jobs.numbers(), [1, 2, 3].into());
         let later = START + LONGEST_QUEUE + Duration::from_secs(1);
         jobs.expire(later);
-        assert_eq!(jobs.ids(), [2, 3].into());
-        assert_eq!(jobs.observe(view(1, Stage::Queued), later), Movement::TooOld);
+        assert_eq!(jobs.numbers(), [2, 3].into());
+        assert_eq!(jobs.observe(fact(1, JobStatus::Queued), later), Movement::TooOld);
         jobs.expire(START + REPEATABLE + Duration::from_secs(1));
-        assert_eq!(jobs.ids(), [2].into());
+        assert_eq!(jobs.numbers(), [2].into());
         jobs.expire(START + LONGEST_RUN + Duration::from_secs(1));
-        assert_eq!(jobs.ids(), [].into());
+        assert_eq!(jobs.numbers(), [].into());
     }
 
     #[test]
     fn a_clock_that_is_behind_githubs_forgets_nothing() {
         let mut jobs = Jobs::new(10);
         let earlier = START - LONGEST_QUEUE - Duration::from_secs(60);
-        assert_eq!(jobs.observe(view(1, Stage::Queued), earlier), Movement::Forward);
+        assert_eq!(jobs.observe(fact(1, JobStatus::Queued), earlier), Movement::New);
         jobs.expire(earlier);
-        assert_eq!(jobs.ids(), [1].into());
+        assert_eq!(jobs.numbers(), [1].into());
     }
 }
