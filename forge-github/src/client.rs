@@ -11,13 +11,14 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use octocrab::{
     AuthState, OctoBody, Octocrab, OctocrabBuilder, service::middleware::base_uri::BaseUriLayer,
 };
-use runner_core::{Clock, Result};
+use runner_core::{Clock, Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     credentials::Credentials,
     demand::Health,
     error::{Answer, ApiError, backend},
+    rest::{self, Rest},
     scope::Place,
     transport::Transport,
     wire::{Wire, check, read},
@@ -272,4 +274,38 @@ fn ours(error: octocrab::Error) -> ApiError {
 fn has_next(headers: &HeaderMap) -> bool {
     let links = headers.get_all(header::LINK).iter().filter_map(|link| link.to_str().ok());
     links.flat_map(|link| link.split(',')).any(|link| link.contains("rel=\"next\""))
+}
+
+#[async_trait]
+impl Rest for Client {
+    async fn call(&self, call: rest::Call) -> Result<rest::Answer> {
+        let doing = format!("{} {}", call.method, call.path);
+        let cost = if call.method == Method::GET { Cost::Read } else { Cost::Change };
+        let who = match call.identity {
+            rest::Identity::Installation => Who::Us,
+            rest::Identity::App => Who::App,
+        };
+        let answer: Answer<Response<Bytes>> = async {
+            let mut request = self.request(call.method, &call.path, Priority::Poll, cost)?;
+            request.extensions_mut().insert(who);
+            if let Some(body) = call.body {
+                *request.body_mut() = body.to_string().into();
+                let json = HeaderValue::from_static("application/json");
+                request.headers_mut().insert(header::CONTENT_TYPE, json);
+            }
+            let answer = self.answer(request).await?;
+            if answer.status().is_redirection() {
+                return Ok(answer);
+            }
+            check(answer, self.clock().now())
+        }
+        .await;
+        let place = self.place();
+        let answer = answer.map_err(|error| match error.status() {
+            Some(StatusCode::NOT_FOUND | StatusCode::GONE) => Error::not_found(doing.clone()),
+            _ => error.explain(&doing, place.host(), &place.scope().permission()),
+        })?;
+        let (parts, body) = answer.into_parts();
+        Ok(rest::Answer { status: parts.status, headers: parts.headers, body })
+    }
 }

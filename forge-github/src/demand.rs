@@ -129,6 +129,12 @@ pub trait DemandSource: Send + Sync + 'static {
         let _ = fact;
     }
 
+    /// Takes in that GitHub was asked for everything that waits, from `asked_at` on, and that all of it has been
+    /// [told](Self::learn). From memory, at once.
+    fn caught_up(&self, asked_at: Timestamp) {
+        let _ = asked_at;
+    }
+
     /// Hints that what waits may have changed.
     fn changes(&self) -> Changes;
 }

@@ -84,8 +84,7 @@ pub struct GithubFigures {
 }
 
 impl GithubForge {
-    /// A forge. It makes no call by itself before it is used, but then sees to what is due from time to time,
-    /// in tasks that end with it.
+    /// A forge. It sees to what is due from time to time in tasks that end with it.
     ///
     /// # Errors
     /// `Invalid` for names that a runner's name at GitHub has no room for.
@@ -136,9 +135,9 @@ impl GithubForge {
         let tended = inner.clone();
         let tend = async move {
             loop {
-                tokio::time::sleep(pace.tend_every).await;
                 tended.demand.tend().await;
                 tended.reap(pace).await;
+                tokio::time::sleep(pace.tend_every).await;
             }
         };
         tasks.push(tokio::spawn(tend).abort_handle());

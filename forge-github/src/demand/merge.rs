@@ -293,10 +293,15 @@ impl Demand {
     /// long, and about everything now and then, and tells every source.
     pub async fn tend(&self) {
         let now = Instant::now();
-        if self.hints() && self.state().swept.is_none_or(|at| at + self.pace.sweep_every <= now) {
-            self.state().swept = Some(now);
+        if self.hints() && self.state().swept.is_none_or(|at| at + self.sweep_every() <= now) {
+            let asked_at = self.clock.now();
             match self.poll.look(now).await {
-                Ok(facts) => facts.iter().for_each(|fact| self.learn(fact)),
+                Ok(facts) => {
+                    self.state().swept = Some(now);
+                    facts.iter().for_each(|fact| self.learn(fact));
+                    self.sources.iter().for_each(|source| source.caught_up(asked_at));
+                    self.hint.hint();
+                }
                 Err(error) => {
                     let error = chain(&error);
                     tracing::debug!(error, "What was lost could not be looked for.");
@@ -305,6 +310,14 @@ impl Demand {
         }
         for (job, waited) in self.overdue(now) {
             self.ask_about(&job, waited).await;
+        }
+    }
+
+    /// Whoever may have missed something waits for a sweep to catch up.
+    fn sweep_every(&self) -> Duration {
+        match self.sources.iter().all(|source| source.health().is_well()) {
+            true => self.pace.sweep_every,
+            false => self.pace.poll_every,
         }
     }
 
