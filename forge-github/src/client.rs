@@ -196,9 +196,10 @@ impl Client {
         Ok(page)
     }
 
-    /// Forgets an answer that could not be read, so that it is not asked whether it changed.
-    pub(crate) fn forget(&self, path: &str) {
-        self.kept().answers.remove(path);
+    /// Forgets answers that made no sense, so that it is not asked whether they changed: all whose path begins
+    /// like this.
+    pub(crate) fn forget(&self, prefix: &str) {
+        self.kept().answers.retain(|path, _| !path.starts_with(prefix));
     }
 
     /// Changes something, with a document; returns GitHub's answer.

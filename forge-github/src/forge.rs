@@ -255,6 +255,8 @@ impl Inner {
     /// Removes a runner, if GitHub says that it has no job.
     async fn remove(&self, id: u64) -> Result<()> {
         if self.is_over(id) {
+            self.breaker.came_online(id);
+            self.view().removed(id, Instant::now());
             return Ok(());
         }
         let doing = format!("remove runner {id}");
@@ -270,16 +272,11 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether GitHub said that the runner's job is over, and no longer lists it: then it removed it itself.
+    /// Whether GitHub said that the runner's job is over: then it removes it by itself. That is believed once;
+    /// if the runner is to be removed again, it was still listed, and GitHub is told to.
     fn is_over(&self, id: u64) -> bool {
-        let name = {
-            let view = self.view();
-            if view.began().is_none() || view.get(id).is_some() {
-                return false;
-            }
-            view.name(id).map(str::to_owned)
-        };
-        name.is_some_and(|name| self.demand.is_over(&name))
+        let name = self.view().name(id).map(str::to_owned);
+        name.is_some_and(|name| self.demand.is_over(&name)) && self.view().believe(id)
     }
 
     /// GitHub says "not found" also to whoever may not see a thing any more. That a runner is gone takes a

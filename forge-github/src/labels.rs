@@ -4,6 +4,10 @@
 //! *instead* of those it was registered with: GitHub hands a job to any runner that has all the labels which
 //! the job asks for, so labels that were merely added would not keep anybody out. The reservation's jobs say
 //! `runs-on: reserved-for:ID`.
+//!
+//! What GitHub calls a *read-only* label (`self-hosted`, an operating system's name, an architecture's) cannot
+//! be taken away. A job that asks for nothing else may be given a reserved runner; so let jobs ask for a label
+//! of the profile's own.
 
 use std::collections::BTreeSet;
 

@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 pub mod credentials;
 pub mod demand;
+pub mod downloads;
 pub mod error;
 pub mod forge;
 pub mod groups;

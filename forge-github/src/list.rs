@@ -80,7 +80,11 @@ pub(crate) async fn whole<T: Item>(
     for _ in 0..ATTEMPTS {
         match read_whole(client, path, priority).await? {
             Reading::Whole(items) => return Ok(items),
-            Reading::Moved(reason) => why = reason,
+            Reading::Moved(reason) => {
+                // One of the pages may be wrong and go on to be told as unchanged.
+                client.forget(&address(path));
+                why = reason;
+            }
         }
     }
     Err(ApiError::nonsense(format!("the list of {} is not whole: {why}", T::LIST)))
@@ -160,9 +164,14 @@ async fn page<T: Item>(
     number: usize,
     priority: Priority,
 ) -> Answer<(Page<T>, bool)> {
-    let joint = if path.contains('?') { '&' } else { '?' };
-    let path = format!("{path}{joint}per_page={PER_PAGE}&page={number}");
+    let path = format!("{}{number}", address(path));
     let answer = client.page(&path, priority).await?;
     let page = Page::read(&answer.body).inspect_err(|_| client.forget(&path))?;
     Ok((page, answer.has_next))
+}
+
+/// The address of a list's pages, but for the number.
+fn address(path: &str) -> String {
+    let joint = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{joint}per_page={PER_PAGE}&page=")
 }

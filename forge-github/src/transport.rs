@@ -100,15 +100,11 @@ fn unanswered(error: reqwest::Error) -> ApiError {
     ApiError::unanswered(how, error)
 }
 
-fn is_tls(error: &dyn Error) -> bool {
-    let mut next = error.source();
-    while let Some(cause) = next {
-        // What an I/O error is made of is not its source.
-        let inner = cause.downcast_ref::<io::Error>().and_then(|io| io.get_ref());
-        if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        next = cause.source();
+fn is_tls(error: &(dyn Error + 'static)) -> bool {
+    if error.is::<rustls::Error>() {
+        return true;
     }
-    false
+    // What an I/O error is made of is not its source.
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    inner.is_some_and(|inner| is_tls(inner)) || error.source().is_some_and(is_tls)
 }

@@ -31,6 +31,8 @@ pub(crate) struct View {
     changes: BTreeMap<u64, (Instant, Change)>,
     /// Names of runners that are gone, for as long as somebody may ask about them.
     gone: HashMap<u64, (Instant, String)>,
+    /// Of which it was believed, unseen, that GitHub removed them.
+    believed: HashMap<u64, Instant>,
     /// Registrations that share their name with a better one: since when.
     pub hidden: BTreeMap<u64, Instant>,
 }
@@ -47,6 +49,7 @@ impl View {
             runners: BTreeMap::new(),
             changes: BTreeMap::new(),
             gone: HashMap::new(),
+            believed: HashMap::new(),
             hidden: BTreeMap::new(),
         }
     }
@@ -71,6 +74,10 @@ impl View {
             }
         }
         self.gone.retain(|_, (at, _)| *at + GONE > began);
+        let (gone, runners) = (&self.gone, &self.runners);
+        self.believed.retain(|id, at| {
+            *at + GONE > began || gone.contains_key(id) || runners.contains_key(id)
+        });
         self.began = Some(began);
         self.changes.retain(|id, (at, change)| match change {
             Change::Registered(runner) => {
@@ -116,6 +123,11 @@ impl View {
             return relabel(runner, &labels);
         }
         self.changes.insert(id, (now, Change::Labelled(labels)));
+    }
+
+    /// Whether it may be believed, unseen, that GitHub removed a runner: the first time only.
+    pub fn believe(&mut self, id: u64) -> bool {
+        self.believed.insert(id, Instant::now()).is_none()
     }
 
     pub fn get(&self, id: u64) -> Option<&GithubRunner> {

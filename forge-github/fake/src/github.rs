@@ -4,6 +4,7 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, lookup_host},
     task::JoinHandle,
 };
@@ -24,7 +25,7 @@ use crate::{
     record::{Call, Violation},
     runner::Runner,
     scope::Scope,
-    server::{Host, serve},
+    server::{Host, serve, serve_stream},
     state::{Options, Shared},
     tls,
     webhooks::{Weather, WebhookFaults, send_all},
@@ -246,6 +247,15 @@ impl FakeGitHub {
     /// The certificate to trust, as PEM, if it has one.
     pub fn certificate(&self) -> Option<&str> {
         self.certificate.as_deref()
+    }
+
+    /// Serves one connection of the API over any stream, without TLS, until it ends. Over a stream in memory
+    /// it works under a paused clock, which sockets do not.
+    ///
+    /// # Cancel safety
+    /// Dropping it breaks the connection.
+    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        serve_stream(stream, self.shared.clone()).await;
     }
 
     /// Its clock.

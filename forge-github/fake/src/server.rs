@@ -83,6 +83,15 @@ pub(crate) async fn serve(
     }
 }
 
+/// Serves one connection that came in another way.
+pub(crate) async fn serve_stream(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    shared: Arc<Shared>,
+) {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    converse(stream, shared, Host::Main, nowhere, Arc::default()).await;
+}
+
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     shared: Arc<Shared>,
