@@ -29,7 +29,11 @@ use crate::{
     view::View,
 };
 
+mod figures;
 mod register;
+mod reserve;
+
+pub use figures::{GithubFigures, SourceFigures};
 
 /// How old a list may be to confirm that what GitHub does not know is gone.
 const CONFIRMS: Duration = Duration::from_secs(60);
@@ -53,34 +57,6 @@ struct Inner {
     view: Mutex<View>,
     /// Held by whoever lists, so that the others wait for that instead of listing too.
     listing: Semaphore,
-}
-
-/// One source of demand, as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SourceFigures {
-    /// Which way of knowing.
-    pub kind: SourceKind,
-    /// The only profile it speaks of, where there is one.
-    pub profile: Option<ProfileName>,
-    /// Whether it can be relied upon.
-    pub health: Health,
-}
-
-/// A forge in numbers and words, for metrics and the dashboard.
-#[derive(Debug, Clone, Serialize)]
-pub struct GithubFigures {
-    /// Whether GitHub can be used at the moment.
-    pub health: Health,
-    /// What was spent, and what is left.
-    pub budget: BudgetFigures,
-    /// Who tells what waits.
-    pub sources: Vec<SourceFigures>,
-    /// Who is asked for each profile at the moment, if anybody could be.
-    pub active: BTreeMap<ProfileName, Option<SourceKind>>,
-    /// The profiles whose runners die before they come online.
-    pub breaker: BTreeMap<ProfileName, BreakerFigures>,
-    /// Registrations that share their name with another, and will be removed.
-    pub ghosts: usize,
 }
 
 impl GithubForge {
@@ -164,24 +140,6 @@ impl GithubForge {
     /// jobs that wait for long. The last 200, oldest first.
     pub fn notes(&self) -> Vec<Note> {
         self.inner.demand.notes()
-    }
-
-    /// The forge in numbers and words.
-    pub fn figures(&self) -> GithubFigures {
-        let inner = &self.inner;
-        let sources = inner.demand.sources().iter().map(|source| SourceFigures {
-            kind: source.kind(),
-            profile: source.profile().cloned(),
-            health: source.health(),
-        });
-        GithubFigures {
-            health: inner.client.health(),
-            budget: inner.client.figures(),
-            sources: sources.collect(),
-            active: inner.demand.active(),
-            breaker: inner.breaker.figures(Instant::now()),
-            ghosts: inner.view().hidden.len(),
-        }
     }
 }
 
@@ -318,26 +276,6 @@ impl Inner {
             }
         }
     }
-
-    /// What a runner offers that is not reserved.
-    fn labels(&self, profile: &ProfileName, labels: &BTreeSet<Label>) -> Vec<String> {
-        let mut all: Vec<String> = labels.iter().map(ToString::to_string).collect();
-        if !all.iter().any(|label| label.eq_ignore_ascii_case(profile.as_str())) {
-            all.push(profile.to_string());
-        }
-        all
-    }
-
-    /// A runner as it is known, or else asked for.
-    async fn known(&self, id: u64) -> Result<GithubRunner> {
-        let recent = self.view().began().is_some_and(|began| Instant::now() < began + CONFIRMS);
-        if let Some(runner) = self.view().get(id).cloned().filter(|_| recent) {
-            return Ok(runner);
-        }
-        let doing = format!("look at runner {id}");
-        let runner = self.client.runner(id).await.explain(&doing, &self.client)?;
-        runner.ok_or_else(|| Error::not_found(format!("runner {id}")))
-    }
 }
 
 #[async_trait]
@@ -376,53 +314,11 @@ impl Forge for GithubForge {
     }
 
     async fn reserve(&self, id: &RunnerId, reservation: &ReservationId) -> Result<()> {
-        let (inner, not_found) = (&self.inner, || Error::not_found(format!("runner {id}")));
-        if reservation.as_str().bytes().any(|b| b.is_ascii_uppercase()) {
-            let reason = "GitHub does not keep the case of labels, so use lower-case letters";
-            return Err(Error::invalid(format!("reservation {reservation}"), reason));
-        }
-        let number = number(id.as_str()).ok_or_else(not_found)?;
-        let runner = inner.known(number).await?;
-        let marked = labels::reserved_for(runner.labels.iter().map(|label| &*label.name));
-        match marked {
-            Some(marked) if marked == *reservation => return Ok(()),
-            Some(_) => return Err(Error::busy(format!("runner {id}"))),
-            None if runner.busy => return Err(Error::busy(format!("runner {id}"))),
-            None => {}
-        }
-        let now = inner.client.clock().now();
-        let marks = labels::marks(reservation, &inner.config.owner, now);
-        inner.put_labels(number, marks.into()).await?.then_some(()).ok_or_else(not_found)
+        self.inner.reserve(id, reservation).await
     }
 
     async fn release(&self, id: &RunnerId) -> Result<()> {
-        let inner = &self.inner;
-        let Some(number) = number(id.as_str()) else { return Ok(()) };
-        let runner = match inner.known(number).await {
-            Err(error) if error.is_not_found() => return Ok(()),
-            runner => runner?,
-        };
-        let is_marked =
-            labels::reserved_for(runner.labels.iter().map(|label| &*label.name)).is_some();
-        if !is_marked || runner.busy {
-            return Ok(()); // The mark of a busy runner goes with it.
-        }
-        let worker = mark::worker(&runner.name, &inner.config.owner);
-        let profile = worker.and_then(|worker| worker.parts()).map(|(profile, _)| profile);
-        let Some(profile) = profile else { return Ok(()) };
-        let own = inner.profile(&profile).map(|own| own.labels.clone()).unwrap_or_default();
-        inner.put_labels(number, inner.labels(&profile, &own)).await.map(|_| ())
-    }
-}
-
-impl Inner {
-    async fn put_labels(&self, id: u64, labels: Vec<String>) -> Result<bool> {
-        let doing = format!("label runner {id}");
-        let done = self.client.set_labels(id, &labels).await.explain(&doing, &self.client)?;
-        if done {
-            self.view().labelled(id, labels, Instant::now());
-        }
-        Ok(done)
+        self.inner.release(id).await
     }
 }
 

@@ -87,6 +87,8 @@ struct Wait {
     waiting: Waiting,
     asked: Instant,
     first: Instant,
+    /// GitHub is to be asked whatever its deadline.
+    due: bool,
 }
 
 impl Demand {
@@ -282,9 +284,12 @@ impl Demand {
         state.waiting = jobs
             .iter()
             .map(|job| {
-                let (asked, first) =
-                    before.remove(&job.job.id).map_or((now, now), |wait| (wait.asked, wait.first));
-                (job.job.id.clone(), Wait { waiting: job.clone(), asked, first })
+                let (waiting, known) = (job.clone(), before.remove(&job.job.id));
+                let wait = match known {
+                    Some(known) => Wait { waiting, ..known },
+                    None => Wait { waiting, asked: now, first: now, due: false },
+                };
+                (job.job.id.clone(), wait)
             })
             .collect();
     }
@@ -298,6 +303,7 @@ impl Demand {
             match self.poll.look(now).await {
                 Ok(facts) => {
                     self.state().swept = Some(now);
+                    self.doubt(&facts, now);
                     facts.iter().for_each(|fact| self.learn(fact));
                     self.sources.iter().for_each(|source| source.caught_up(asked_at));
                     self.hint.hint();
@@ -313,6 +319,17 @@ impl Demand {
         }
     }
 
+    /// Makes jobs due that were believed to wait, and that a sweep begun since did not find.
+    fn doubt(&self, found: &[JobFact], began: Instant) {
+        let found: BTreeSet<u64> = found.iter().map(|fact| fact.number).collect();
+        for wait in self.state().waiting.values_mut() {
+            let lacks = wait.waiting.number.is_some_and(|number| !found.contains(&number));
+            if lacks && wait.first < began {
+                wait.due = true;
+            }
+        }
+    }
+
     /// Whoever may have missed something waits for a sweep to catch up.
     fn sweep_every(&self) -> Duration {
         match self.sources.iter().all(|source| source.health().is_well()) {
@@ -321,14 +338,16 @@ impl Demand {
         }
     }
 
-    /// Jobs that have waited for a deadline since GitHub was last asked about them.
+    /// Jobs that are due: most of all, those that have waited for a deadline since GitHub was last asked.
     fn overdue(&self, now: Instant) -> Vec<(Waiting, Duration)> {
         let mut state = self.state();
-        let due =
-            state.waiting.values_mut().filter(|wait| wait.asked + self.pace.job_deadline <= now);
+        let due = state
+            .waiting
+            .values_mut()
+            .filter(|wait| wait.due || wait.asked + self.pace.job_deadline <= now);
         due.take(ASKED_AT_ONCE)
             .map(|wait| {
-                wait.asked = now;
+                (wait.asked, wait.due) = (now, false);
                 (wait.waiting.clone(), now - wait.first)
             })
             .collect()
