@@ -465,6 +465,12 @@ impl FakeGitHub {
         self.shared.change(|state| state.release_webhooks(copies, reversed));
     }
 
+    /// How many webhooks are on their way: queued, kept back, or not answered yet.
+    pub fn undelivered(&self) -> usize {
+        let state = self.shared.look();
+        state.deliveries.values().filter(|delivery| delivery.outcome.is_none()).count()
+    }
+
     /// Queues a job. Returns its number.
     ///
     /// # Errors

@@ -271,7 +271,7 @@ impl Run {
         let repository = state.repository_by_id(self.repository);
         let name = repository.map(|r| r.full_name()).unwrap_or_default();
         let example = Contract::example("workflow-run");
-        let example = moved(example, addresses, "octo-org/octo-repo", &name);
+        let example = moved(example, addresses, &["octo-org/octo-repo"], &name);
         let api = format!("{}/repos/{name}/actions/runs/{}", addresses.api, self.id);
         let changes = json!({
             "id": self.id,
@@ -279,6 +279,8 @@ impl Run {
             "name": self.workflow,
             "display_title": format!("{} on {}", self.workflow, self.branch),
             "path": ".github/workflows/ci.yml",
+            "workflow_id": workflow_id(self.repository, &self.workflow),
+            "workflow_url": format!("{}/repos/{name}/actions/workflows/{}", addresses.api, workflow_id(self.repository, &self.workflow)),
             "run_number": self.number,
             "run_attempt": self.attempt,
             "run_started_at": seconds(self.created),
@@ -290,6 +292,7 @@ impl Run {
             "created_at": seconds(self.created),
             "updated_at": seconds(self.updated),
             "pull_requests": [],
+            "referenced_workflows": [],
             "url": api,
             "html_url": format!("{}/{name}/actions/runs/{}", addresses.web, self.id),
             "jobs_url": format!("{api}/jobs"),
@@ -313,6 +316,11 @@ impl Run {
         }
         run
     }
+}
+
+/// A workflow's number: it is nothing but the name that its runs have in common.
+pub(crate) fn workflow_id(repository: i64, name: &str) -> i64 {
+    name.bytes().fold(repository, |id, byte| (id * 31 + i64::from(byte)) % 100_000_007)
 }
 
 impl State {

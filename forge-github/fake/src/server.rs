@@ -185,7 +185,7 @@ async fn exchange(
             status,
             charged,
         };
-        shared.look().record.calls.push(call);
+        shared.change(|state| state.record.calls.push(call));
     };
     match fault {
         Some(Fault::Reset) => {
@@ -287,8 +287,12 @@ fn finish(shared: &Shared, reply: Reply, fault: Option<Fault>) -> io::Result<Res
     let body = match fault {
         Some(Fault::Truncated) => {
             let half = content.slice(..length / 2);
-            let end = Err(io::Error::from(io::ErrorKind::ConnectionReset));
-            let frames = stream::iter([Ok(Frame::data(half)), end]);
+            let end = stream::once(async {
+                // What there is goes out first.
+                tokio::task::yield_now().await;
+                Err(io::Error::from(io::ErrorKind::ConnectionReset))
+            });
+            let frames = stream::iter([Ok(Frame::data(half))]).chain(end);
             StreamBody::new(frames).boxed_unsync()
         }
         Some(Fault::Slow { piece, pause_ms }) => slowly(content, piece, pause_ms),
