@@ -45,8 +45,9 @@ impl Account {
     /// As GitHub describes it beside what it owns.
     pub(crate) fn json(&self, addresses: &Addresses) -> Value {
         let example = Contract::example("workflow-run")["actor"].clone();
-        let mut user = moved(example, addresses, "octocat", &self.login);
+        let mut user = moved(example, addresses, &["octocat"], &self.login);
         user["id"] = self.id.into();
+        user["login"] = self.login.clone().into();
         user["node_id"] = node("User", self.id).into();
         user["type"] = if self.is_user { "User" } else { "Organization" }.into();
         user
@@ -54,7 +55,7 @@ impl Account {
 
     pub(crate) fn full_json(&self, addresses: &Addresses) -> Value {
         let example = Contract::example("organization-full");
-        let mut organisation = moved(example, addresses, "github", &self.login);
+        let mut organisation = moved(example, addresses, &["github"], &self.login);
         organisation["id"] = self.id.into();
         organisation["login"] = self.login.clone().into();
         organisation["name"] = self.login.clone().into();
@@ -63,6 +64,7 @@ impl Account {
         organisation["created_at"] = seconds(self.created).into();
         organisation["updated_at"] = seconds(self.created).into();
         organisation["archived_at"] = Value::Null;
+        organisation["secret_scanning_push_protection_custom_link"] = Value::Null;
         organisation
     }
 
@@ -131,12 +133,12 @@ impl Repository {
         let more = json!({
             "archived": false, "clone_url": format!("{web}/{name}.git"),
             "created_at": seconds(self.created), "default_branch": "main", "disabled": false,
-            "forks": 0, "forks_count": 0, "git_url": format!("git://github.com/{name}.git"),
+            "forks": 0, "forks_count": 0,
             "has_downloads": true, "has_issues": true, "has_pages": false, "has_projects": true,
             "has_wiki": true, "homepage": null, "language": null, "license": null,
             "mirror_url": null, "open_issues": 0, "open_issues_count": 0,
             "pushed_at": seconds(self.created), "size": 0,
-            "ssh_url": format!("git@github.com:{name}.git"), "stargazers_count": 0,
+            "stargazers_count": 0,
             "svn_url": format!("{web}/{name}"), "updated_at": seconds(self.created),
             "visibility": if self.private { "private" } else { "public" },
             "watchers": 0, "watchers_count": 0,
@@ -146,12 +148,13 @@ impl Repository {
 
     /// What `example` says of a repository of `octo-org`, said of this one.
     pub(crate) fn described(&self, example: Value, state: &State, addresses: &Addresses) -> Value {
-        let example = moved(example, addresses, "octo-org/octo-repo", &self.full_name());
-        let mut repository = moved(example, addresses, "octocat/Hello-World", &self.full_name());
+        let mut repository = moved(example, addresses, &EXAMPLES, &self.full_name());
         repository["id"] = self.id.into();
         repository["node_id"] = node("Repository", self.id).into();
         repository["name"] = self.name.clone().into();
         repository["full_name"] = self.full_name().into();
+        repository["git_url"] = format!("git://github.com/{}.git", self.full_name()).into();
+        repository["ssh_url"] = format!("git@github.com:{}.git", self.full_name()).into();
         repository["private"] = self.private.into();
         repository["fork"] = self.fork.into();
         if let Ok(owner) = state.account(&self.owner) {
@@ -161,8 +164,11 @@ impl Repository {
     }
 }
 
-/// An example of GitHub's, at home here: links lead to us, and to `name` where they led to `from`.
-pub(crate) fn moved(mut example: Value, addresses: &Addresses, from: &str, name: &str) -> Value {
+/// The repositories of GitHub's examples.
+const EXAMPLES: [&str; 3] = ["octo-org/octo-repo", "octocat/Hello-World", "Codertocat/Hello-World"];
+
+/// An example of GitHub's, at home here: links lead to us, and to `name` where they led to one of `from`.
+pub(crate) fn moved(mut example: Value, addresses: &Addresses, from: &[&str], name: &str) -> Value {
     fn walk(value: &mut Value, change: &impl Fn(&str) -> String) {
         match value {
             Value::String(text) => *text = change(text),
@@ -172,15 +178,19 @@ pub(crate) fn moved(mut example: Value, addresses: &Addresses, from: &str, name:
         }
     }
     walk(&mut example, &|text| {
-        if text == from {
-            return name.to_owned();
-        }
-        let rest = text.strip_prefix("https://api.github.com").map(|rest| (&addresses.api, rest));
-        let rest = rest
-            .or_else(|| text.strip_prefix("https://github.com").map(|rest| (&addresses.web, rest)));
-        match rest {
-            Some((base, rest)) => {
-                format!("{base}{}", rest.replacen(&format!("/{from}"), &format!("/{name}"), 1))
+        let at = |prefix, base| text.strip_prefix(prefix).map(|path| (base, path));
+        let found = at("https://api.github.com", &addresses.api)
+            .or_else(|| at("http://api.github.com", &addresses.api))
+            .or_else(|| at("https://github.com", &addresses.web));
+        match found {
+            Some((base, path)) => {
+                let mut from = from.iter().map(|from| format!("/{from}"));
+                let found = from.find(|from| path.contains(from.as_str()));
+                let path = match found {
+                    Some(from) => path.replacen(&from, &format!("/{name}"), 1),
+                    None => path.to_owned(),
+                };
+                format!("{base}{path}")
             }
             None => text.to_owned(),
         }

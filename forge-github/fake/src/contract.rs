@@ -19,6 +19,8 @@ mod schema;
 use schema::{Schema, rebase};
 
 const DESCRIPTION: &str = include_str!("../contract/openapi-subset.json");
+/// What people's clients ask besides.
+const WORKFLOWS: &str = include_str!("../contract/openapi-workflows.json");
 
 /// Where schemas find each other. Nothing is fetched.
 const HOME: &str = "json-schema:///github";
@@ -27,8 +29,12 @@ const HOME: &str = "json-schema:///github";
 /// refusals.
 const REFUSALS: [u16; 7] = [400, 401, 403, 404, 406, 415, 429];
 
-static DOCUMENT: LazyLock<Value> =
-    LazyLock::new(|| serde_json::from_str(DESCRIPTION).expect("the description is JSON"));
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+    let mut document = serde_json::from_str(DESCRIPTION).expect("the description is JSON");
+    merge(&mut document, serde_json::from_str(WORKFLOWS).expect("the description is JSON"));
+    correct(&mut document);
+    document
+});
 
 static REGISTRY: LazyLock<Registry<'static>> = LazyLock::new(|| {
     let mut components = json!({ "components": DOCUMENT["components"].clone() });
@@ -115,6 +121,7 @@ impl Contract {
     }
 
     /// Every operation, in no particular order.
+    #[cfg(test)]
     pub(crate) fn operations(&self) -> impl Iterator<Item = &Operation> {
         self.operations.iter()
     }
@@ -305,6 +312,30 @@ impl Parameter {
     }
 }
 
+/// Says what the description means where it says something else: the account of an installation is not both a
+/// user and an enterprise.
+fn correct(document: &mut Value) {
+    let account = "/paths/~1app~1installations/get/responses/200/content/application~1json/schema/items\
+                   /properties/account";
+    let account = document.pointer_mut(account).and_then(Value::as_object_mut);
+    let account = account.expect("installations have an account");
+    let kinds = account.remove("allOf").expect("the mistake is still there");
+    account.insert("anyOf".to_owned(), kinds);
+}
+
+/// Puts what is only in `more` beside the rest.
+fn merge(document: &mut Value, more: Value) {
+    match (document, more) {
+        (Value::Object(document), Value::Object(more)) => {
+            for (name, value) in more {
+                merge(document.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (document @ Value::Null, more) => *document = more,
+        _ => (),
+    }
+}
+
 /// What a reference stands for.
 fn resolve(value: &'static Value) -> &'static Value {
     match value.get("$ref").and_then(Value::as_str) {
@@ -354,7 +385,7 @@ mod tests {
                 schema.is_valid(&Value::Null);
             }
         }
-        assert_eq!(Contract::github().operations().count(), 128);
+        assert_eq!(Contract::github().operations().count(), 130);
     }
 
     #[test]

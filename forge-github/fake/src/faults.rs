@@ -64,7 +64,7 @@ pub enum Fault {
 pub struct On {
     /// Such as `POST`.
     pub method: Option<String>,
-    /// The path and query, without the prefix of a GHES, with `*` for anything: `*/actions/runners?*page=2*`.
+    /// The path and query, without the prefix of a GHES, with `*` for anything: `*/actions/runners?*&page=2*`.
     pub path: Option<String>,
     /// GitHub's name of the operation, or `scale-set/…`, or `storage`; with `*` for anything.
     pub operation: Option<String>,

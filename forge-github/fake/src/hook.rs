@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::{
-    account::moved,
     clock::seconds,
     exchange::{Addresses, Refusal},
     ids::hex,
@@ -194,8 +193,6 @@ impl State {
         payload["workflow_job"]["started_at"] =
             job.started.or(Some(job.created)).map(seconds).into();
         let fields = payload["repository"].take();
-        let name = fields["full_name"].as_str().unwrap_or_default().to_owned();
-        let fields = moved(fields, &self.home, &name, &repository.full_name());
         payload["repository"] = repository.described(fields, self, &self.home);
         if let Some(fields) = payload.as_object_mut() {
             fields.remove("installation");

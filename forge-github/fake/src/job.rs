@@ -163,8 +163,12 @@ pub(crate) struct Job {
     pub(crate) started: Option<Timestamp>,
     pub(crate) completed: Option<Timestamp>,
     pub(crate) runner: Option<TakenBy>,
-    /// The scale set that it was given to.
+    /// The scale set that it is for.
     pub(crate) scale_set: Option<i64>,
+    /// The scale set that may acquire it.
+    pub(crate) offered: Option<i64>,
+    /// When its scale set got it.
+    pub(crate) assigned: Option<Timestamp>,
 }
 
 /// Who ran a job, remembered when the registration is gone.
@@ -267,7 +271,7 @@ impl Run {
         let repository = state.repository_by_id(self.repository);
         let name = repository.map(|r| r.full_name()).unwrap_or_default();
         let example = Contract::example("workflow-run");
-        let example = moved(example, addresses, "octo-org/octo-repo", &name);
+        let example = moved(example, addresses, &["octo-org/octo-repo"], &name);
         let api = format!("{}/repos/{name}/actions/runs/{}", addresses.api, self.id);
         let changes = json!({
             "id": self.id,
@@ -275,6 +279,8 @@ impl Run {
             "name": self.workflow,
             "display_title": format!("{} on {}", self.workflow, self.branch),
             "path": ".github/workflows/ci.yml",
+            "workflow_id": workflow_id(self.repository, &self.workflow),
+            "workflow_url": format!("{}/repos/{name}/actions/workflows/{}", addresses.api, workflow_id(self.repository, &self.workflow)),
             "run_number": self.number,
             "run_attempt": self.attempt,
             "run_started_at": seconds(self.created),
@@ -286,6 +292,7 @@ impl Run {
             "created_at": seconds(self.created),
             "updated_at": seconds(self.updated),
             "pull_requests": [],
+            "referenced_workflows": [],
             "url": api,
             "html_url": format!("{}/{name}/actions/runs/{}", addresses.web, self.id),
             "jobs_url": format!("{api}/jobs"),
@@ -309,6 +316,11 @@ impl Run {
         }
         run
     }
+}
+
+/// A workflow's number: it is nothing but the name that its runs have in common.
+pub(crate) fn workflow_id(repository: i64, name: &str) -> i64 {
+    name.bytes().fold(repository, |id, byte| (id * 31 + i64::from(byte)) % 100_000_007)
 }
 
 impl State {
@@ -384,6 +396,8 @@ impl State {
             completed: None,
             runner: None,
             scale_set: None,
+            offered: None,
+            assigned: None,
         };
         self.jobs.insert(id, job);
         self.tell_of_job(id);
@@ -422,7 +436,7 @@ impl State {
     }
 
     fn may_take(&self, runner: &Runner, job: &Job) -> bool {
-        if runner.scale_set != job.scale_set {
+        if runner.scale_set != job.scale_set || job.scale_set.is_some() != job.assigned.is_some() {
             return false;
         }
         // A scale set's runners have no labels: the set was chosen already.
@@ -513,6 +527,8 @@ impl State {
                 completed: None,
                 runner: None,
                 scale_set: None,
+                offered: None,
+                assigned: None,
                 ..old
             };
             self.jobs.insert(id, job);

@@ -17,6 +17,7 @@ mod labels;
 mod places;
 mod runners;
 mod runs;
+mod workflows;
 
 /// Does it, and answers.
 pub(crate) type Handler = fn(&mut State, &Request) -> Answer;
@@ -74,6 +75,8 @@ pub(crate) fn handler(operation: &Operation) -> Option<Handler> {
         ("GET", "/actions/runs/{run_id}/logs") => runs::logs,
         ("DELETE", "/actions/runs/{run_id}/logs") => runs::delete_logs,
         ("POST", "/actions/workflows/{workflow_id}/dispatches") => runs::dispatch,
+        ("GET", "/actions/workflows") => workflows::list,
+        ("GET", "/actions/workflows/{workflow_id}") => workflows::show,
 
         ("GET", "/actions/artifacts" | "/actions/runs/{run_id}/artifacts") => artifacts::list,
         ("GET", "/actions/artifacts/{artifact_id}") => artifacts::show,

@@ -31,6 +31,7 @@ use crate::{
     control,
     exchange::{Addresses, Content, Refusal, Reply},
     faults::Fault,
+    limits::too_fast,
     record::Call,
     scale_set,
     state::Shared,
@@ -182,6 +183,7 @@ async fn exchange(
         let found = Contract::github().find(&raw.method, &raw.path);
         found.map(|(operation, _)| operation.id.to_owned()).unwrap_or_default()
     };
+    let under_way = UnderWay::begin(shared, &raw);
     let fault = shared.look().faults.strike(&method, &target, &operation);
     tracing::debug!(%from, method, path = full, ?fault, "Request.");
     let log = |status, charged| {
@@ -192,7 +194,7 @@ async fn exchange(
             status,
             charged,
         };
-        shared.look().record.calls.push(call);
+        shared.change(|state| state.record.calls.push(call));
     };
     match fault {
         Some(Fault::Reset) => {
@@ -210,6 +212,8 @@ async fn exchange(
         let label = format!("{method} {full}");
         shared.look().record.complain(&label, false, "the API of this server is at /api/v3");
         (Refusal::not_found().into_reply(), false)
+    } else if under_way.is_too_many() {
+        (too_fast(Some(60)), false)
     } else if host == Host::Storage {
         let answered = storage::answer(shared, &raw);
         (early.map_or(answered, Fault::reply), false)
@@ -231,6 +235,33 @@ async fn exchange(
     }
     log(Some(reply.status.as_u16()), charged);
     finish(shared, reply, fault)
+}
+
+/// A request that is being answered.
+struct UnderWay<'a> {
+    shared: &'a Shared,
+    caller: String,
+    beside: u64,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(shared: &'a Shared, raw: &Raw) -> Self {
+        let held = raw.headers.get(header::AUTHORIZATION);
+        let caller = held.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let caller = caller.unwrap_or_default();
+        let beside = shared.look().quotas.begin(&caller);
+        Self { shared, caller, beside }
+    }
+
+    fn is_too_many(&self) -> bool {
+        self.beside > self.shared.look().limits.concurrent
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.shared.look().quotas.end(&self.caller);
+    }
 }
 
 /// Takes away the last half of a list, and that there is more.
@@ -265,8 +296,12 @@ fn finish(shared: &Shared, reply: Reply, fault: Option<Fault>) -> io::Result<Res
     let body = match fault {
         Some(Fault::Truncated) => {
             let half = content.slice(..length / 2);
-            let end = Err(io::Error::from(io::ErrorKind::ConnectionReset));
-            let frames = stream::iter([Ok(Frame::data(half)), end]);
+            let end = stream::once(async {
+                // What there is goes out first.
+                tokio::task::yield_now().await;
+                Err(io::Error::from(io::ErrorKind::ConnectionReset))
+            });
+            let frames = stream::iter([Ok(Frame::data(half))]).chain(end);
             StreamBody::new(frames).boxed_unsync()
         }
         Some(Fault::Slow { piece, pause_ms }) => slowly(content, piece, pause_ms),

@@ -119,6 +119,7 @@ fn next(shared: &Shared) -> Option<Order> {
         let id = state.outbox.remove(usize::from(behind))?;
         if state.weather.strikes(faults.vanish) {
             state.deliveries.remove(&id);
+            shared.changed.notify_waiters();
             continue;
         }
         let now = state.now();
@@ -127,6 +128,7 @@ fn next(shared: &Shared) -> Option<Order> {
         delivery.at = now;
         if lost {
             delivery.outcome = Some(Outcome::timeout());
+            shared.changed.notify_waiters();
             continue;
         }
         let delivery = delivery.clone();

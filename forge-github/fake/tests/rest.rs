@@ -139,3 +139,23 @@ async fn a_registration_that_nobody_uses_ends_after_a_day() {
     ));
     assert_clean(&github);
 }
+
+#[tokio::test]
+async fn links_lead_to_what_they_are_of() {
+    let (github, client) = acme().await;
+    let run = github.enqueue(JobRequest::new("acme/widgets", ["linux"])).unwrap().run;
+    for path in
+        ["/orgs/acme", "/repos/acme/widgets", &format!("/repos/acme/widgets/actions/runs/{run}")]
+    {
+        let body = client.get(path).await.expect(200);
+        let text = body.to_string();
+        for stranger in
+            ["octo-org", "octocat/", "Codertocat", "api.github.com", "https://github.com"]
+        {
+            assert!(!text.contains(stranger), "{path} speaks of {stranger}: {text}");
+        }
+        let again = client.get(body["url"].as_str().unwrap()).await.expect(200);
+        assert_eq!(body, again, "{path}");
+    }
+    assert_clean(&github);
+}

@@ -33,7 +33,7 @@ fn permissions(app: &AppRecord) -> Value {
 pub(super) fn show(state: &mut State, request: &Request) -> Answer {
     let app = app(state, request)?;
     let example = Contract::example("integration");
-    let mut json = moved(example, &request.addresses, "octoapp", &app.slug);
+    let mut json = moved(example, &request.addresses, &["octoapp"], &app.slug);
     json["id"] = app.id.into();
     json["node_id"] = node("Integration", app.id).into();
     json["client_id"] = app.client_id.clone().into();
@@ -117,9 +117,14 @@ pub(super) fn find_installation(state: &mut State, request: &Request) -> Answer 
 pub(super) fn list(state: &mut State, request: &Request) -> Answer {
     let app = app(state, request)?.id;
     let installations = state.installations.iter().filter(|one| one.app == app);
-    let installations: Result<Vec<_>, _> =
-        installations.map(|one| installation_json(one, state, &request.addresses)).collect();
-    page::bare(request, installations?)
+    let mut all = Vec::new();
+    for one in installations {
+        let mut json = installation_json(one, state, &request.addresses)?;
+        // It is only told of one by itself.
+        json.as_object_mut().map(|fields| fields.remove("client_id"));
+        all.push(json);
+    }
+    page::bare(request, all)
 }
 
 fn find<'a>(state: &'a State, request: &Request) -> Result<&'a Installation, Refusal> {
@@ -141,7 +146,8 @@ pub(super) fn uninstall(state: &mut State, request: &Request) -> Answer {
 pub(super) fn create_token(state: &mut State, request: &Request) -> Answer {
     let installation = find(state, request)?.clone();
     let held = app(state, request)?.permissions.clone();
-    let permissions = match request.field("permissions").as_object() {
+    let asked = request.field("permissions").as_object().filter(|asked| !asked.is_empty());
+    let permissions = match asked {
         None => held,
         Some(asked) => {
             let mut permissions = crate::Permissions::new();

@@ -1,6 +1,7 @@
 //! What there is: organisations, repositories, GitHub itself.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use http::StatusCode;
 use serde_json::json;
 
 use super::jobs::repository;
@@ -56,10 +57,18 @@ pub(super) fn contents(state: &mut State, request: &Request) -> Answer {
 }
 
 pub(super) fn meta(_: &mut State, _: &Request) -> Answer {
-    Reply::ok(Contract::example("api-overview"))
+    let mut overview = Contract::example("api-overview");
+    // The example has numbers where there are none.
+    if let Some(prints) = overview["ssh_key_fingerprints"].as_object_mut() {
+        prints.values_mut().for_each(|print| *print = print.to_string().into());
+    }
+    Reply::ok(overview)
 }
 
 pub(super) fn rate_limit(state: &mut State, request: &Request) -> Answer {
+    if state.limits.core == u64::MAX {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "Rate limiting is not enabled."));
+    }
     let now = state.now();
     let quota = request.caller.quota();
     Reply::ok(state.quotas.json(&state.limits, &quota, now))
