@@ -1,6 +1,8 @@
 //! Single-use runners on GitHub: JIT registration, webhooks, scale sets and artifact proof.
 
+pub mod artifact;
 pub mod demand;
+pub mod guest;
 pub mod labels;
 pub mod rest;
 pub mod scale_set;
