@@ -93,7 +93,10 @@ impl ServiceError {
 
     /// Somebody else has the scale set's one session: wait.
     pub(super) fn is_session_conflict(&self) -> bool {
-        self.says(409, "SessionConflictException")
+        self.refusal().is_some_and(|refusal| {
+            let unnamed = refusal.status == StatusCode::CONFLICT && refusal.kind.is_empty();
+            unnamed || refusal.kind.contains("SessionConflictException")
+        })
     }
 
     /// The session is no more: make another.
