@@ -218,13 +218,13 @@ mod tests {
         let jit = Secret::new("YWJj".to_owned());
         assert_eq!(user_data(&jit, None).unwrap().expose(), "YWJj");
         let monitor = Monitor {
-            url: "http://10.0.2.2:80/github/".parse().unwrap(),
+            url: "http://10.0.2.2:8080/github/".parse().unwrap(),
             token: Secret::new("t-1".to_owned()),
             when_unheard: WhenUnheard::Refuse,
         };
         assert_eq!(
             user_data(&jit, Some(&monitor)).unwrap().expose(),
-            "jit-config=YWJj\nmonitor-url=http://10.0.2.2:80/github\nmonitor-token=t-1\nwhen-unheard=refuse\n"
+            "jit-config=YWJj\nmonitor-url=http://10.0.2.2:8080/github\nmonitor-token=t-1\nwhen-unheard=refuse\n"
         );
         for odd in ["", "a b", "a\nmonitor-url=http://evil", "$(reboot)"] {
             assert!(user_data(&Secret::new(odd.to_owned()), None).is_err(), "{odd}");

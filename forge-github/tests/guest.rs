@@ -74,6 +74,7 @@ impl World {
     async fn new(policy: JobPolicy) -> Option<Self> {
         let machine = Fixture::new().await?;
         let github = FakeGitHub::start().await.unwrap();
+        github.organisation("octo");
         github.repository("octo", "hello");
         let heard = Arc::new(Heard { policy, ..Heard::default() });
         let acceptor = poem::listener::Listener::into_acceptor(TcpListener::bind("127.0.0.1:0"));

@@ -39,7 +39,7 @@ struct Running {
 
 impl Running {
     fn start(listener: ScaleSetListener) -> Self {
-        listener.set_capacity(10);
+        listener.set_capacity(50);
         let (listener, cancel) = (Arc::new(listener), CancellationToken::new());
         let (its, until) = (listener.clone(), cancel.clone());
         let task = tokio::spawn(async move { its.run(&until).await });
@@ -95,6 +95,7 @@ impl World {
         let builder = FakeGitHub::builder().ghes().long_poll(Duration::from_millis(200));
         let github = builder.start().await.unwrap();
         github.set_must_acquire(false);
+        github.organisation("octo");
         github.repository("octo", "hello");
         let place = Place::new(&format!("{}/octo", github.web_url())).unwrap();
         let service = ActionsService::new(TokenRest::new(&github), http(), place, Clock::system());
@@ -393,6 +394,7 @@ async fn whatever_fails_it_says_so_keeps_what_it_knows_and_recovers_by_itself() 
     for (n, fault) in faults.into_iter().enumerate() {
         world.github.fault(FaultRule::always(fault.clone()).path("*/queue/*"));
         world.enqueue();
+        println!("{fault:?}");
         running.until_ill("linux-set").await;
         assert_eq!(running.queued().await.len(), n + 1, "{fault:?}");
         world.github.clear_faults();
@@ -438,7 +440,8 @@ async fn a_runner_whose_answer_got_lost_is_replaced_and_one_with_a_job_is_not() 
     running.until_queued(1).await;
     let session = world.github.connect(secret.expose()).unwrap();
     world.github.next_job(&session, PATIENCE).await.unwrap().unwrap();
-    assert!(world.service.register(set, &name, "_work").await.unwrap_err().is_busy());
+    let again = world.service.register(set, &name, "_work").await;
+    assert!(again.is_err_and(|error| error.is_busy()));
     assert!(world.service.remove(&runner).await.unwrap_err().is_busy());
     assert_eq!(world.github.jobs()[0].status, JobStatus::InProgress);
     world.github.finish(&session, Conclusion::Success).unwrap();

@@ -167,7 +167,7 @@ impl ActionsService {
             body = body.slice(BYTE_ORDER_MARK.len()..);
         }
         if !status.is_success() {
-            let refusal = Refusal::new(status, &headers, &body);
+            let refusal = Refusal::new(status, &headers, &body).into();
             return Err(ServiceError::Refused { doing: doing.to_owned(), refusal });
         }
         Ok((status, body))

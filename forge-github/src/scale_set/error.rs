@@ -6,12 +6,15 @@ use http::{HeaderMap, StatusCode};
 use runner_core::{Error, error::chain};
 use serde::Deserialize;
 
+/// As GitHub asks for where it says no time.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(60);
+
 /// Why a call of the service failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServiceError {
     /// It answered, and said no.
     #[error("{refusal}")]
-    Refused { doing: String, refusal: Refusal },
+    Refused { doing: String, refusal: Box<Refusal> },
     /// It did not answer, or not in full.
     #[error("the Actions service did not answer")]
     NoAnswer {
@@ -70,6 +73,12 @@ impl Refusal {
             request: text("x-github-request-id"),
             wait: text("retry-after").parse().ok().map(Duration::from_secs),
         }
+    }
+}
+
+impl Refusal {
+    fn is_limit(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS
     }
 }
 
@@ -150,10 +159,8 @@ impl From<ServiceError> for Error {
             _ if error.is_expired_token() => {
                 Self::unauthorized("the Actions service", chain(&error))
             }
-            ServiceError::Refused { refusal: Refusal { status, wait: Some(wait), .. }, .. }
-                if status == StatusCode::TOO_MANY_REQUESTS =>
-            {
-                Self::RateLimited { wait }
+            ServiceError::Refused { refusal, .. } if refusal.is_limit() => {
+                Self::RateLimited { wait: refusal.wait.unwrap_or(UNKNOWN_WAIT) }
             }
             error => Self::backend("github", doing, error),
         }
@@ -167,7 +174,7 @@ mod tests {
     fn refused(status: u16, body: &str) -> ServiceError {
         let status = StatusCode::from_u16(status).unwrap();
         let refusal = Refusal::new(status, &HeaderMap::new(), body.as_bytes());
-        ServiceError::Refused { doing: "ask".to_owned(), refusal }
+        ServiceError::Refused { doing: "ask".to_owned(), refusal: refusal.into() }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use forge_github::{
 use runner_core::{Error, Result};
 
 /// Longer than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Does not follow redirects.
 pub fn http() -> reqwest::Client {
@@ -39,7 +39,8 @@ impl TokenRest {
 #[async_trait]
 impl Rest for TokenRest {
     async fn call(&self, call: Call) -> Result<Answer> {
-        let failed = |error| Error::backend("github", "call", error);
+        type Source = Box<dyn std::error::Error + Send + Sync>;
+        let failed = |error: Source| Error::backend("github", "call", error);
         let request = self
             .http
             .request(call.method, format!("{}{}", self.api, call.path))
@@ -55,7 +56,7 @@ impl Rest for TokenRest {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await.map_err(|error| failed(error.into()))?;
         match status.as_u16() {
-            200..400 => Ok(Answer { status, headers, body }),
+            200..=399 => Ok(Answer { status, headers, body }),
             401 => Err(Error::unauthorized("GitHub", "the token was refused")),
             404 | 410 => Err(Error::not_found("what was asked for")),
             _ => {
