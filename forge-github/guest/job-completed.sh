@@ -31,7 +31,7 @@ if command -v curl >/dev/null; then
     rm -f "$state/curl.$$"
 else
     report >"$state/report"
-    wget -q -T 10 -O /dev/null --header "Authorization: Bearer $(setting token)" \
+    timeout 10 wget -q -O /dev/null --header "Authorization: Bearer $(setting token)" \
         --header 'Content-Type: text/plain' --post-file "$state/report" "$url"
 fi
 exit 0

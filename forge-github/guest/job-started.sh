@@ -50,9 +50,9 @@ if command -v curl >/dev/null; then
     heard=$?
     rm -f "$state/curl.$$"
 else
-    # busybox's has no way to read a header from a file.
+    # busybox's reads no header from a file, and Debian's build of it breaks at its own option for a timeout.
     report >"$state/report"
-    answer=$(wget -q -T 20 -O - --header "Authorization: Bearer $(setting token)" \
+    answer=$(timeout 20 wget -q -O - --header "Authorization: Bearer $(setting token)" \
         --header 'Content-Type: text/plain' --post-file "$state/report" "$url")
     heard=$?
 fi

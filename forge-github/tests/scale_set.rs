@@ -394,7 +394,6 @@ async fn whatever_fails_it_says_so_keeps_what_it_knows_and_recovers_by_itself() 
     for (n, fault) in faults.into_iter().enumerate() {
         world.github.fault(FaultRule::always(fault.clone()).path("*/queue/*"));
         world.enqueue();
-        println!("{fault:?}");
         running.until_ill("linux-set").await;
         assert_eq!(running.queued().await.len(), n + 1, "{fault:?}");
         world.github.clear_faults();

@@ -30,7 +30,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 
 /// How long anything but a long poll may take.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Some answers of the service begin with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

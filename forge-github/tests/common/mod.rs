@@ -72,3 +72,11 @@ pub fn assert_no_violations(github: &FakeGitHub) {
     let violations = github.violations();
     assert!(violations.is_empty(), "{violations:#?}");
 }
+
+/// Says why a test does nothing, and fails where the missing part is required.
+pub fn skip(part: &str) {
+    let required = std::env::var("RUNNER_TEST_REQUIRE").unwrap_or_default();
+    let mut required = required.split([',', ' ']);
+    assert!(!required.any(|name| name == part), "{part} is required and missing");
+    println!("skipped: {part} is missing");
+}

@@ -32,10 +32,12 @@ while [ -z "$job" ]; do
     job=$(wget -q -O - "$server/$session/next?wait=20")
 done
 eval "$job"
-export GITHUB_ACTIONS=true GITHUB_REPOSITORY="$job_repository" GITHUB_EVENT_NAME="$job_event" \
+RUNNER_NAME=$(uname -n)
+# shellcheck disable=SC2154 # They came with the job.
+export RUNNER_NAME GITHUB_ACTIONS=true GITHUB_REPOSITORY="$job_repository" GITHUB_EVENT_NAME="$job_event" \
     GITHUB_REF="$job_ref" GITHUB_SHA="$job_sha" GITHUB_ACTOR="$job_actor" GITHUB_JOB="$job_name" \
     GITHUB_WORKFLOW="$job_workflow" GITHUB_WORKFLOW_REF="$job_workflow_ref" \
-    GITHUB_RUN_ID="$job_run_id" GITHUB_RUN_ATTEMPT=1 RUNNER_NAME="$(uname -n)"
+    GITHUB_RUN_ID="$job_run_id" GITHUB_RUN_ATTEMPT=1
 echo "Running job: $job_name"
 result=success
 if [ "${ACTIONS_RUNNER_HOOK_JOB_STARTED:-}" ]; then
