@@ -5,6 +5,8 @@
 //! state late, never wrong for good, because whoever looks at GitHub itself [tells](DemandSource::learn)
 //! the others.
 
+pub(crate) mod merge;
+
 use std::{collections::BTreeSet, fmt};
 
 use async_trait::async_trait;
@@ -13,6 +15,8 @@ use runner_core::{Changes, JobId, Label, ProfileName, Result, forge::QueuedJob};
 use serde::{Deserialize, Serialize};
 
 use crate::{labels, scope::RepositoryName};
+
+pub use merge::{DemandPace, Note, ProfileDemand};
 
 /// A way to know what waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -112,10 +116,23 @@ pub trait DemandSource: Send + Sync + 'static {
         None
     }
 
+    /// Whether it is known for certain that the runner of this name had its job, and that the job is over: then
+    /// GitHub removes the runner by itself. Never a guess: what is not known is not over.
+    fn is_over(&self, runner: &str) -> bool {
+        let _ = runner;
+        false
+    }
+
     /// Takes in what GitHub itself said about a job just now, when another source asked. It outranks what
     /// was heard: this is how a lost delivery is made up for. From memory, at once.
     fn learn(&self, fact: &JobFact) {
         let _ = fact;
+    }
+
+    /// Takes in that GitHub was asked for everything that waits, from `asked_at` on, and that all of it has been
+    /// [told](Self::learn). From memory, at once.
+    fn caught_up(&self, asked_at: Timestamp) {
+        let _ = asked_at;
     }
 
     /// Hints that what waits may have changed.

@@ -334,6 +334,16 @@ impl DemandSource for Webhook {
         running.find(|fact| fact.runner.as_deref() == Some(runner)).map(JobFact::id)
     }
 
+    fn is_over(&self, runner: &str) -> bool {
+        let state = self.lock();
+        let mut over = state.jobs.in_state(JobStatus::Completed);
+        over.any(|fact| fact.runner.as_deref() == Some(runner))
+    }
+
+    fn caught_up(&self, asked_at: Timestamp) {
+        Webhook::caught_up(self, asked_at);
+    }
+
     fn learn(&self, fact: &JobFact) {
         let now = self.clock.now();
         let mut state = self.lock();
