@@ -4,7 +4,7 @@ mod common;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use common::{TokenRest, assert_no_violations, http};
+use common::{assert_no_violations, http, rest};
 use fake_github::{Conclusion, FakeGitHub, Fault, FaultRule, JobRequest};
 use forge_github::{
     RepositoryName,
@@ -24,7 +24,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let github = FakeGitHub::start().await.unwrap();
+        let github = FakeGitHub::builder().ghes().start().await.unwrap();
         github.repository("octo", "hello");
         github.repository("octo", "hello-evil");
         let policy = RepositoryPolicy {
@@ -44,7 +44,7 @@ impl World {
     fn prover(&self) -> Prover {
         Prover::new(
             self.config.clone(),
-            TokenRest::new(&self.github),
+            rest(&self.github),
             http(),
             Arc::new(NonceDirectory::new(self.nonces.path().join("used"))),
             Clock::system(),

@@ -7,7 +7,7 @@ mod machine;
 
 use std::sync::{Arc, Mutex};
 
-use common::{PATIENCE, TokenRest, assert_no_violations};
+use common::{PATIENCE, assert_no_violations, rest};
 use fake_github::{Conclusion, FakeGitHub, JobRequest, JobView};
 use forge_github::{
     Rest,
@@ -73,7 +73,7 @@ impl Drop for World {
 impl World {
     async fn new(policy: JobPolicy) -> Option<Self> {
         let machine = Fixture::new().await?;
-        let github = FakeGitHub::start().await.unwrap();
+        let github = FakeGitHub::builder().ghes().start().await.unwrap();
         github.organisation("octo");
         github.repository("octo", "hello");
         let heard = Arc::new(Heard { policy, ..Heard::default() });
@@ -98,7 +98,7 @@ impl World {
         let path = "/orgs/octo/actions/runners/generate-jitconfig";
         let body = json!({ "name": "linux-1", "runner_group_id": 1, "labels": ["linux"] });
         let call = Call { body: Some(body), ..Call::post(path) };
-        let answer = TokenRest::new(&self.github).call(call).await.unwrap();
+        let answer = rest(&self.github).call(call).await.unwrap();
         let answer: Value = answer.json("register").unwrap();
         Secret::new(answer["encoded_jit_config"].as_str().unwrap().to_owned())
     }
@@ -213,7 +213,7 @@ async fn a_machine_whose_registration_is_gone_switches_itself_off() {
     let runner = world.github.runners()[0].id;
     let path = format!("/orgs/octo/actions/runners/{runner}");
     let call = Call { method: http::Method::DELETE, ..Call::get(path) };
-    TokenRest::new(&world.github).call(call).await.unwrap();
+    rest(&world.github).call(call).await.unwrap();
     // Without a monitor, the configuration is all there is.
     world.start(user_data(&jit, None).unwrap()).await;
     let console = tokio::time::timeout(PATIENCE, world.stopped()).await.unwrap();

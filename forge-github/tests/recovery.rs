@@ -4,7 +4,7 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{PATIENCE, TokenRest, assert_no_violations};
+use common::{PATIENCE, assert_no_violations, rest};
 use fake_github::{Conclusion, FakeGitHub, Fault, FaultRule, JobRequest, Scope, WebhookFaults};
 use forge_github::{
     DemandSource, Freshness, Rest, Webhook,
@@ -48,7 +48,7 @@ async fn deliver(
 
 impl World {
     async fn new(path: &'static str, scope: impl Fn(&FakeGitHub) -> Scope) -> Self {
-        let github = FakeGitHub::start().await.unwrap();
+        let github = FakeGitHub::builder().ghes().start().await.unwrap();
         let config = WebhookConfig::new([Secret::new(SECRET.to_owned())]);
         let webhook = Arc::new(Webhook::new(&config, Clock::system()).unwrap());
         // As after a start that asked for everything.
@@ -103,7 +103,7 @@ impl World {
 
     /// Waits until this many deliveries have been attempted, well or not.
     async fn until_logged(&self, count: usize) {
-        let rest = TokenRest::new(&self.github);
+        let rest = rest(&self.github);
         let all = async {
             while self.logged(&*rest).await < count {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -135,7 +135,7 @@ async fn what_arrives_is_not_fetched_again() {
     }
     world.until_queued(3).await;
     world.until_logged(3).await;
-    let done = world.recovery().run(&*TokenRest::new(&world.github), &world.webhook).await.unwrap();
+    let done = world.recovery().run(&*rest(&world.github), &world.webhook).await.unwrap();
     assert_eq!(done.fetched, 0);
     assert_no_violations(&world.github);
 }
@@ -143,7 +143,7 @@ async fn what_arrives_is_not_fetched_again() {
 #[tokio::test]
 async fn what_got_lost_is_fetched_once() {
     let world = World::of_organization().await;
-    let (rest, mut recovery) = (TokenRest::new(&world.github), world.recovery());
+    let (rest, mut recovery) = (rest(&world.github), world.recovery());
     world.enqueue();
     world.until_queued(1).await;
     world.lose(1.0);
@@ -168,7 +168,7 @@ async fn a_repositorys_hook_is_as_good() {
     world.until_logged(1).await;
     let hook = Hook::Repository { name: "octo/hello".parse().unwrap(), hook: world.hook };
     let mut recovery = Recovery::new(hook, Timestamp::now() - Duration::from_secs(60));
-    let done = recovery.run(&*TokenRest::new(&world.github), &world.webhook).await.unwrap();
+    let done = recovery.run(&*rest(&world.github), &world.webhook).await.unwrap();
     assert_eq!((done.fetched, world.queued().await), (1, 1));
     assert_no_violations(&world.github);
 }
@@ -182,7 +182,7 @@ async fn a_log_of_several_pages_is_read_to_its_end() {
         world.enqueue();
     }
     world.until_logged(130).await;
-    let (rest, mut recovery) = (TokenRest::new(&world.github), recovery);
+    let (rest, mut recovery) = (rest(&world.github), recovery);
     let done = recovery.run(&*rest, &world.webhook).await.unwrap();
     assert_eq!((done.fetched, done.left), (100, 30));
     let done = recovery.run(&*rest, &world.webhook).await.unwrap();
@@ -194,7 +194,7 @@ async fn a_log_of_several_pages_is_read_to_its_end() {
 #[tokio::test]
 async fn a_log_that_cannot_be_read_is_read_the_next_time() {
     let world = World::of_organization().await;
-    let (rest, mut recovery) = (TokenRest::new(&world.github), world.recovery());
+    let (rest, mut recovery) = (rest(&world.github), world.recovery());
     world.lose(1.0);
     world.enqueue();
     world.until_logged(1).await;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use common::{PATIENCE, TokenRest, assert_no_violations, http};
+use common::{PATIENCE, assert_no_violations, http, rest};
 use fake_github::{Conclusion, FakeGitHub, Fault, FaultRule, JobRequest, JobStatus};
 use forge_github::{
     DemandSource, Freshness, Health, Place, ScaleSetListener,
@@ -98,7 +98,7 @@ impl World {
         github.organisation("octo");
         github.repository("octo", "hello");
         let place = Place::new(&format!("{}/octo", github.web_url())).unwrap();
-        let service = ActionsService::new(TokenRest::new(&github), http(), place, Clock::system());
+        let service = ActionsService::new(rest(&github), http(), place, Clock::system());
         Self { github, service, directory: tempfile::tempdir().unwrap() }
     }
 

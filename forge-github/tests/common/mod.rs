@@ -1,16 +1,17 @@
-//! A way to the fake GitHub with a token and nothing else: no budget, no retries.
+//! A way to the fake GitHub.
 
 #![allow(clippy::allow_attributes, dead_code, reason = "each test file uses a part of it")]
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fake_github::FakeGitHub;
 use forge_github::{
-    Rest,
+    Client, ClientConfig, Credentials, HttpTransport, Place, Rest, SecretFrom,
     rest::{Answer, Call},
 };
-use runner_core::{Error, Result};
+use runner_core::{Clock, Result};
+use tempfile::NamedTempFile;
 
 /// Longer than anything here takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,50 +22,30 @@ pub fn http() -> reqwest::Client {
     http.build().unwrap()
 }
 
-/// Calls with one token.
-pub struct TokenRest {
-    http: reqwest::Client,
-    api: String,
-    token: String,
-}
-
-impl TokenRest {
-    /// With all that an owner's classic token can do.
-    pub fn new(github: &FakeGitHub) -> Arc<Self> {
-        let token = github.classic_token("mona", &["repo", "admin:org", "admin:org_hook"]);
-        Arc::new(Self { http: http(), api: github.api_url().to_owned(), token })
-    }
+/// The client, and the file that its token is in.
+struct TestClient {
+    client: Client,
+    _token: NamedTempFile,
 }
 
 #[async_trait]
-impl Rest for TokenRest {
+impl Rest for TestClient {
     async fn call(&self, call: Call) -> Result<Answer> {
-        type Source = Box<dyn std::error::Error + Send + Sync>;
-        let failed = |error: Source| Error::backend("github", "call", error);
-        let request = self
-            .http
-            .request(call.method, format!("{}{}", self.api, call.path))
-            .bearer_auth(&self.token)
-            .header("user-agent", "tests")
-            .header("accept", "application/vnd.github+json")
-            .header("x-github-api-version", "2022-11-28");
-        let request = match call.body {
-            Some(body) => request.json(&body),
-            None => request,
-        };
-        let response = request.send().await.map_err(|error| failed(error.into()))?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.bytes().await.map_err(|error| failed(error.into()))?;
-        match status.as_u16() {
-            200..=399 => Ok(Answer { status, headers, body }),
-            401 => Err(Error::unauthorized("GitHub", "the token was refused")),
-            404 | 410 => Err(Error::not_found("what was asked for")),
-            _ => {
-                let text = String::from_utf8_lossy(&body).into_owned();
-                Err(failed(format!("{status}: {text}").into()))
-            }
-        }
+        self.client.call(call).await
     }
+}
+
+/// The client, with all that an owner's classic token can do at `octo`.
+pub fn rest(github: &FakeGitHub) -> Arc<dyn Rest> {
+    let token = github.classic_token("mona", &["repo", "admin:org", "admin:org_hook"]);
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(token.as_bytes()).unwrap();
+    let place = Place::new(&format!("{}/octo", github.web_url())).unwrap();
+    let credentials = Credentials::Token(SecretFrom::File(file.path().to_owned()));
+    let transport = Arc::new(HttpTransport::new(b"").unwrap());
+    let config = ClientConfig::new(place, credentials);
+    let client = Client::new(config, transport, Clock::system()).unwrap();
+    Arc::new(TestClient { client, _token: file })
 }
 
 /// Fails the test if GitHub's description does not allow something that was said.
