@@ -35,6 +35,7 @@
 //! **Invariant:** it serves no HTTP. A webhook's deliveries are handed to it by whoever does.
 
 mod app;
+pub mod artifact;
 mod auth;
 pub mod breaker;
 pub mod budget;
@@ -46,6 +47,7 @@ pub mod downloads;
 pub mod error;
 pub mod forge;
 pub mod groups;
+pub mod guest;
 pub mod jobs;
 pub mod labels;
 mod list;
