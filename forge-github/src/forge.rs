@@ -1,29 +1,27 @@
 //! GitHub as a forge.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use runner_core::{
-    Changes, Error, Forge, Label, ProfileName, ReservationId, Result, RunnerId,
+    Changes, Error, Forge, ProfileName, ReservationId, Result, RunnerId,
     forge::{ForgeCapabilities, QueuedJob, Registration, Runner, RunnerSpec, RunnerStatus},
 };
-use serde::Serialize;
 use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 
 use crate::{
-    breaker::{Breaker, BreakerFigures},
-    budget::{BudgetFigures, Priority},
+    breaker::Breaker,
+    budget::Priority,
     client::Client,
     config::{GithubConfig, GithubPace, GithubProfile},
-    demand::{Health, Note, SourceKind, Waiting, merge::Demand},
+    demand::{Note, Waiting, merge::Demand},
     error::{Explain, backend, number},
     groups::Groups,
     jobs::PollSource,
-    labels, mark,
+    labels,
     runners::{GithubRunner, Removal},
     scope::Scope,
     view::View,
