@@ -40,6 +40,7 @@ impl Deref for Fixture {
 /// As fast as tests want it: nothing is kept, and nobody waits.
 pub fn impatient(config: &mut GithubConfig) {
     config.pace.list_every = Duration::ZERO;
+    config.pace.list_quietly_every = Duration::ZERO;
     config.pace.demand.poll_every = Duration::ZERO;
 }
 
