@@ -115,6 +115,7 @@ impl Contract {
     }
 
     /// Every operation, in no particular order.
+    #[cfg(test)]
     pub(crate) fn operations(&self) -> impl Iterator<Item = &Operation> {
         self.operations.iter()
     }

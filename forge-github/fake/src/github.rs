@@ -543,6 +543,22 @@ impl FakeGitHub {
         self.shared.change(|state| state.downloads = downloads);
     }
 
+    /// Whether scale sets must acquire the jobs that they are offered, or are just given them. GitHub
+    /// Enterprise Servers are known for the former, github.com for the latter, and it has changed.
+    pub fn set_must_acquire(&self, must_acquire: bool) {
+        self.shared.change(|state| state.must_acquire = must_acquire);
+    }
+
+    /// Ends the sessions of all scale sets, as when their listeners were not heard of for too long.
+    pub fn expire_scale_set_sessions(&self) {
+        self.shared.change(|state| state.expire_sessions());
+    }
+
+    /// Ends the tokens of the queues of all scale sets, as if their hour were over. The sessions stay.
+    pub fn expire_queue_tokens(&self) {
+        self.shared.change(|state| state.expire_queue_tokens());
+    }
+
     /// Connects as a runner's program. Returns its session.
     ///
     /// # Errors

@@ -163,8 +163,12 @@ pub(crate) struct Job {
     pub(crate) started: Option<Timestamp>,
     pub(crate) completed: Option<Timestamp>,
     pub(crate) runner: Option<TakenBy>,
-    /// The scale set that it was given to.
+    /// The scale set that it is for.
     pub(crate) scale_set: Option<i64>,
+    /// The scale set that may acquire it.
+    pub(crate) offered: Option<i64>,
+    /// When its scale set got it.
+    pub(crate) assigned: Option<Timestamp>,
 }
 
 /// Who ran a job, remembered when the registration is gone.
@@ -384,6 +388,8 @@ impl State {
             completed: None,
             runner: None,
             scale_set: None,
+            offered: None,
+            assigned: None,
         };
         self.jobs.insert(id, job);
         self.tell_of_job(id);
@@ -422,7 +428,7 @@ impl State {
     }
 
     fn may_take(&self, runner: &Runner, job: &Job) -> bool {
-        if runner.scale_set != job.scale_set {
+        if runner.scale_set != job.scale_set || job.scale_set.is_some() != job.assigned.is_some() {
             return false;
         }
         // A scale set's runners have no labels: the set was chosen already.
@@ -513,6 +519,8 @@ impl State {
                 completed: None,
                 runner: None,
                 scale_set: None,
+                offered: None,
+                assigned: None,
                 ..old
             };
             self.jobs.insert(id, job);

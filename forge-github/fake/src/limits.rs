@@ -84,7 +84,7 @@ struct Hour {
 }
 
 impl Quotas {
-    /// Begins a request.
+    /// Begins a request. Returns how many the caller has under way, with this one.
     pub(crate) fn begin(&mut self, caller: &str) -> u64 {
         let under_way = self.under_way.entry(caller.to_owned()).or_default();
         *under_way += 1;
@@ -94,8 +94,9 @@ impl Quotas {
     /// Ends one that began.
     pub(crate) fn end(&mut self, caller: &str) {
         if let Some(under_way) = self.under_way.get_mut(caller) {
-            *under_way = under_way.saturating_sub(1);
+            *under_way -= 1;
         }
+        self.under_way.retain(|_, under_way| *under_way > 0);
     }
 
     fn hour(&mut self, caller: &str, resource: Resource, now: Timestamp) -> &mut Hour {

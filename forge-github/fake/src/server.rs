@@ -31,6 +31,7 @@ use crate::{
     control,
     exchange::{Addresses, Content, Refusal, Reply},
     faults::Fault,
+    limits::too_fast,
     record::Call,
     scale_set,
     state::Shared,
@@ -173,6 +174,7 @@ async fn exchange(
         let found = Contract::github().find(&raw.method, &raw.path);
         found.map(|(operation, _)| operation.id.to_owned()).unwrap_or_default()
     };
+    let under_way = UnderWay::begin(shared, &raw);
     let fault = shared.look().faults.strike(&method, &target, &operation);
     tracing::debug!(%from, method, path = full, ?fault, "Request.");
     let log = |status, charged| {
@@ -201,6 +203,8 @@ async fn exchange(
         let label = format!("{method} {full}");
         shared.look().record.complain(&label, false, "the API of this server is at /api/v3");
         (Refusal::not_found().into_reply(), false)
+    } else if under_way.is_too_many() {
+        (too_fast(Some(60)), false)
     } else if host == Host::Storage {
         let answered = storage::answer(shared, &raw);
         (early.map_or(answered, Fault::reply), false)
@@ -222,6 +226,33 @@ async fn exchange(
     }
     log(Some(reply.status.as_u16()), charged);
     finish(shared, reply, fault)
+}
+
+/// A request that is being answered.
+struct UnderWay<'a> {
+    shared: &'a Shared,
+    caller: String,
+    beside: u64,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(shared: &'a Shared, raw: &Raw) -> Self {
+        let held = raw.headers.get(header::AUTHORIZATION);
+        let caller = held.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let caller = caller.unwrap_or_default();
+        let beside = shared.look().quotas.begin(&caller);
+        Self { shared, caller, beside }
+    }
+
+    fn is_too_many(&self) -> bool {
+        self.beside > self.shared.look().limits.concurrent
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.shared.look().quotas.end(&self.caller);
+    }
 }
 
 /// Takes away the last half of a list, and that there is more.

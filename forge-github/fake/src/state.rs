@@ -22,6 +22,7 @@ use crate::{
     limits::{Limits, Quotas},
     record::Record,
     runner::{Group, Runner},
+    scale_set::ScaleSet,
     scope::Scope,
     webhooks::{Weather, WebhookFaults},
 };
@@ -76,6 +77,11 @@ pub(crate) struct State {
     /// Deliveries that are to be sent.
     pub(crate) outbox: VecDeque<i64>,
     pub(crate) weather: Weather,
+    /// Who may use the service of scale sets, by token, and until when.
+    pub(crate) connections: HashMap<String, (Scope, Timestamp)>,
+    pub(crate) scale_sets: Vec<ScaleSet>,
+    /// Whether scale sets are offered jobs, and not just given them.
+    pub(crate) must_acquire: bool,
     /// Where we are, for what we say without being asked.
     pub(crate) home: Addresses,
 }
@@ -108,6 +114,9 @@ impl Shared {
             deliveries: BTreeMap::new(),
             outbox: VecDeque::new(),
             weather: Weather::new(WebhookFaults::default()),
+            connections: HashMap::new(),
+            scale_sets: Vec::new(),
+            must_acquire: options.ghes,
             home,
         };
         Self { state: Mutex::new(state), changed: Notify::new(), clock, options }
