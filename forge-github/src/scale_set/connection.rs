@@ -30,7 +30,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 
 /// How long anything but a long poll may take.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Some answers of the service begin with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -167,7 +167,7 @@ impl ActionsService {
             body = body.slice(BYTE_ORDER_MARK.len()..);
         }
         if !status.is_success() {
-            let refusal = Refusal::new(status, &headers, &body);
+            let refusal = Refusal::new(status, &headers, &body).into();
             return Err(ServiceError::Refused { doing: doing.to_owned(), refusal });
         }
         Ok((status, body))

@@ -6,12 +6,15 @@ use http::{HeaderMap, StatusCode};
 use runner_core::{Error, error::chain};
 use serde::Deserialize;
 
+/// As GitHub asks for where it says no time.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(60);
+
 /// Why a call of the service failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServiceError {
     /// It answered, and said no.
     #[error("{refusal}")]
-    Refused { doing: String, refusal: Refusal },
+    Refused { doing: String, refusal: Box<Refusal> },
     /// It did not answer, or not in full.
     #[error("the Actions service did not answer")]
     NoAnswer {
@@ -73,6 +76,12 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    fn is_limit(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS
+    }
+}
+
 impl ServiceError {
     fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -93,7 +102,10 @@ impl ServiceError {
 
     /// Somebody else has the scale set's one session: wait.
     pub(super) fn is_session_conflict(&self) -> bool {
-        self.says(409, "SessionConflictException")
+        self.refusal().is_some_and(|refusal| {
+            let unnamed = refusal.status == StatusCode::CONFLICT && refusal.kind.is_empty();
+            unnamed || refusal.kind.contains("SessionConflictException")
+        })
     }
 
     /// The session is no more: make another.
@@ -147,10 +159,8 @@ impl From<ServiceError> for Error {
             _ if error.is_expired_token() => {
                 Self::unauthorized("the Actions service", chain(&error))
             }
-            ServiceError::Refused { refusal: Refusal { status, wait: Some(wait), .. }, .. }
-                if status == StatusCode::TOO_MANY_REQUESTS =>
-            {
-                Self::RateLimited { wait }
+            ServiceError::Refused { refusal, .. } if refusal.is_limit() => {
+                Self::RateLimited { wait: refusal.wait.unwrap_or(UNKNOWN_WAIT) }
             }
             error => Self::backend("github", doing, error),
         }
@@ -164,7 +174,7 @@ mod tests {
     fn refused(status: u16, body: &str) -> ServiceError {
         let status = StatusCode::from_u16(status).unwrap();
         let refusal = Refusal::new(status, &HeaderMap::new(), body.as_bytes());
-        ServiceError::Refused { doing: "ask".to_owned(), refusal }
+        ServiceError::Refused { doing: "ask".to_owned(), refusal: refusal.into() }
     }
 
     #[test]

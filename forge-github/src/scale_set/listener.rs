@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::{
     connection::ActionsService,
     error::ServiceError,
-    outstanding::{self, Outstanding},
+    outstanding::{self, AssignedJob, Outstanding},
     progress::{Progress, ProgressStore},
     service::ScaleSetSpec,
     session::Session,
@@ -76,6 +76,8 @@ struct State {
     health: Health,
     scale_set: Option<i64>,
     outstanding: Outstanding,
+    /// The last session answered nothing after it was opened, so opening one proves nothing.
+    in_doubt: bool,
 }
 
 /// Why a session ended.
@@ -104,7 +106,7 @@ impl ScaleSetListener {
             service,
             store,
             capacity: AtomicU32::new(0),
-            state: Mutex::new(State { health, scale_set: None, outstanding }),
+            state: Mutex::new(State { health, scale_set: None, outstanding, in_doubt: false }),
             hint: Hint::default(),
         }
     }
@@ -168,8 +170,9 @@ impl ScaleSetListener {
             () = too_late => return (false, End::Cancelled),
         };
         let (heard, end) = self.follow(&mut session, &mut progress, cancel).await;
-        if let End::Cancelled = end {
-            self.close(&session, &mut progress).await;
+        match end {
+            End::Cancelled => self.close(&session, &mut progress).await,
+            End::Failed(_) => self.lock().in_doubt = !heard,
         }
         (heard, end)
     }
@@ -197,8 +200,11 @@ impl ScaleSetListener {
         let jobs = progress.assigned.clone();
         state.outstanding = Outstanding::new(jobs, self.config.assigned_timeout);
         state.outstanding.count(statistics, self.service.clock().now());
+        let in_doubt = state.in_doubt;
         drop(state);
-        self.is_well();
+        if !in_doubt {
+            self.is_well();
+        }
         Ok((session, progress))
     }
 
@@ -270,15 +276,21 @@ impl ScaleSetListener {
             return Ok(());
         }
         self.acquire(session, message).await?;
+        let assigned = self.hear(message);
+        let next = Progress { last_message: message.id, assigned, ..progress.clone() };
+        self.store.save(&next).await?;
+        *progress = next;
+        Ok(())
+    }
+
+    /// Gives what is outstanding then.
+    fn hear(&self, message: &Message) -> Vec<AssignedJob> {
         let mut state = self.lock();
         state.outstanding.apply(message, self.service.clock().now());
         let assigned = state.outstanding.jobs();
         drop(state);
         self.hint.hint();
-        let next = Progress { last_message: message.id, assigned, ..progress.clone() };
-        self.store.save(&next).await?;
-        *progress = next;
-        Ok(())
+        assigned
     }
 
     /// Takes what a message offers. GitHub Enterprise Server offers jobs; github.com assigns them at once.

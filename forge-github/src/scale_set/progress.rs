@@ -97,7 +97,8 @@ impl ProgressStore for ProgressFile {
         let bytes = serde_json::to_vec(progress)
             .map_err(|error| Error::backend("github", "write down its progress", error))?;
         self.blocking("write", move |path| {
-            let fresh = path.with_added_extension("new");
+            let mut fresh = path.as_os_str().to_owned();
+            fresh.push(".new");
             let mut options = OpenOptions::new();
             let mut file =
                 options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;

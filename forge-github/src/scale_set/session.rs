@@ -8,7 +8,7 @@ use serde_json::json;
 use url::Url;
 
 use super::{
-    connection::{ActionsService, Token, VERSION, read},
+    connection::{ANSWER_TIME, ActionsService, Token, VERSION, read},
     error::ServiceError,
     wire::{List, Message, Statistics, WireSession},
 };
@@ -17,9 +17,6 @@ const NOTHING: Option<&()> = None;
 
 /// Tells the queue how many jobs we can take.
 const CAPACITY: &str = "x-scalesetmaxcapacity";
-
-/// How long removing a message may take.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// A session, open.
 pub(super) struct Session {
