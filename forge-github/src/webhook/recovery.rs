@@ -28,7 +28,7 @@ pub const MOST_FETCHED: usize = 100;
 /// How many pages of the log, of 100 deliveries each, one run reads.
 const MOST_PAGES: usize = 50;
 
-/// A delivery may be logged a little later than it is dated.
+/// A delivery may be logged later than it is dated, and is dated in whole seconds.
 const OVERLAP: Duration = Duration::from_secs(300);
 
 /// Whose log it is.
@@ -132,7 +132,7 @@ impl Recovery {
     /// May be dropped at any moment: the next run looks at the same again.
     pub async fn run(&mut self, rest: &dyn Rest, webhook: &Webhook) -> Result<Recovered> {
         let now = webhook.clock.now();
-        let oldest = self.since.max(now - REPEATABLE);
+        let oldest = (self.since - OVERLAP).max(now - REPEATABLE);
         let lost = self.lost(rest, webhook, oldest).await?;
         let mut done =
             Recovered { left: lost.len().saturating_sub(MOST_FETCHED), ..Recovered::default() };
@@ -150,7 +150,7 @@ impl Recovery {
             }
         }
         if done.left == 0 {
-            self.since = now - OVERLAP;
+            self.since = now;
             if done.unreadable == 0 {
                 webhook.nothing_lost(now);
             }
