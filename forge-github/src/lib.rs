@@ -1,6 +1,7 @@
 //! Single-use runners on GitHub: JIT registration, webhooks, scale sets and artifact proof.
 
 mod app;
+pub mod artifact;
 mod auth;
 pub mod breaker;
 pub mod budget;
