@@ -12,6 +12,7 @@ pub mod demand;
 pub mod error;
 pub mod forge;
 pub mod groups;
+pub mod guest;
 pub mod jobs;
 pub mod labels;
 mod list;
