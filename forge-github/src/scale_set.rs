@@ -11,6 +11,7 @@ mod error;
 pub mod listener;
 mod outstanding;
 pub mod progress;
+mod registrar;
 pub mod service;
 mod session;
 mod wire;

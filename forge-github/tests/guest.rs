@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use common::{PATIENCE, assert_no_violations, rest};
 use fake_github::{Conclusion, FakeGitHub, JobRequest, JobView};
 use forge_github::{
-    Rest,
     guest::{
         JOB_COMPLETED, JOB_STARTED, JobPolicy, JobReport, Monitor, START, WhenUnheard, user_data,
     },

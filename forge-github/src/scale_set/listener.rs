@@ -64,8 +64,8 @@ impl ListenerConfig {
 
 /// Knows what a scale set has waiting, while [`run`](Self::run) runs.
 pub struct ScaleSetListener {
-    config: ListenerConfig,
-    service: ActionsService,
+    pub(super) config: ListenerConfig,
+    pub(super) service: ActionsService,
     store: Arc<dyn ProgressStore>,
     capacity: AtomicU32,
     state: Mutex<State>,

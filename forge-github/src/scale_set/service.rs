@@ -1,7 +1,7 @@
 //! Groups, scale sets and their runners: what is made, looked up and removed outside of any session.
 
 use http::Method;
-use runner_core::{Error, Result, Secret, WorkerName};
+use runner_core::{Error, Result, Secret};
 use serde_json::json;
 
 use super::{
@@ -153,9 +153,10 @@ impl ActionsService {
     pub async fn register(
         &self,
         scale_set: i64,
-        name: &WorkerName,
+        name: impl AsRef<str> + Send,
         work_folder: &str,
     ) -> Result<(RunnerReference, Secret<String>)> {
+        let name = name.as_ref();
         match self.generate(scale_set, name, work_folder).await {
             Err(error) if error.is_name_taken() => {
                 if let Some(runner) = self.runner(name).await? {
@@ -170,12 +171,12 @@ impl ActionsService {
     async fn generate(
         &self,
         scale_set: i64,
-        name: &WorkerName,
+        name: &str,
         work_folder: &str,
     ) -> Result<(RunnerReference, Secret<String>), ServiceError> {
         let doing = format!("register runner {name}");
         let path = format!("{SETS}/{scale_set}/generatejitconfig");
-        let body = json!({ "name": name.as_str(), "workFolder": work_folder });
+        let body = json!({ "name": name, "workFolder": work_folder });
         let JitConfig { runner, encoded } =
             self.call(&doing, Method::POST, &path, &[], Some(&body), Token::Admin).await?;
         Ok((runner, Secret::new(encoded)))
@@ -185,12 +186,13 @@ impl ActionsService {
     ///
     /// # Errors
     /// `Unauthorized`, `RateLimited`, `Backend`.
-    pub async fn runner(&self, name: &WorkerName) -> Result<Option<RunnerReference>> {
+    pub async fn runner(&self, name: impl AsRef<str> + Send) -> Result<Option<RunnerReference>> {
+        let name = name.as_ref();
         let doing = format!("find runner {name}");
-        let query = [("agentName", name.as_str())];
+        let query = [("agentName", name)];
         let list: List<RunnerReference> =
             self.call(&doing, Method::GET, AGENTS, &query, NOTHING, Token::Admin).await?;
-        Ok(list.value.into_iter().find(|runner| runner.name == name.as_str()))
+        Ok(list.value.into_iter().find(|runner| runner.name == name))
     }
 
     /// Removes a runner that has no job. One that does not exist is removed.
