@@ -245,6 +245,7 @@ impl Inner {
         if recent(self) && lacks(self) {
             return Ok(());
         }
+        self.view().settled(id);
         self.look(Duration::ZERO).await?;
         if lacks(self) {
             return Ok(());

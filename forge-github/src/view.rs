@@ -125,6 +125,11 @@ impl View {
         self.changes.insert(id, (now, Change::Labelled(labels)));
     }
 
+    /// A list that lacks this runner does not lag behind.
+    pub fn settled(&mut self, id: u64) {
+        self.changes.remove(&id);
+    }
+
     /// Whether it may be believed, unseen, that GitHub removed a runner: the first time only.
     pub fn believe(&mut self, id: u64) -> bool {
         self.believed.insert(id, Instant::now()).is_none()

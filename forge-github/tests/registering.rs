@@ -181,6 +181,16 @@ async fn not_found_alone_does_not_make_a_runner_gone() {
 }
 
 #[tokio::test]
+async fn a_runner_whose_life_passed_between_two_lists_is_gone() {
+    let fixture = fixture().await;
+    let (id, session) = fixture.busy("a-1").await;
+    fixture.finish(&session);
+    fixture.deregister(&id).await.unwrap();
+    assert_eq!(fixture.names().await.unwrap(), [] as [&str; 0]);
+    fixture.assert_clean();
+}
+
+#[tokio::test]
 async fn a_runner_knows_its_job() {
     let fixture = fixture().await;
     fixture.busy("a-1").await;
