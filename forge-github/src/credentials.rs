@@ -31,6 +31,20 @@ pub enum SecretFrom {
     Systemd(String),
 }
 
+impl SecretFrom {
+    /// The secret as it is now, without white space around it.
+    ///
+    /// # Errors
+    /// `Unauthorized`, saying where it should be, when it cannot be read, is empty or is still the example.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn read(&self) -> runner_core::Result<Secret<String>> {
+        let read = Reader::new(self.clone()).read().await;
+        read.map_err(|error| error.explain("read a secret", "github", "a secret that can be read"))
+    }
+}
+
 /// What proves to GitHub who we are.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -63,6 +63,13 @@ impl HttpTransport {
     }
 }
 
+impl HttpTransport {
+    /// The client it calls with, which follows no redirects: what scale sets are spoken to with.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.0
+    }
+}
+
 #[async_trait]
 impl Transport for HttpTransport {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ApiError> {
