@@ -1,7 +1,7 @@
 //! Thousands of jobs through a whole pool, while GitHub, its deliveries and the machines fail at random: no
 //! running job is harmed, nothing is left over, no limit is exceeded, and it costs few calls.
 //!
-//! Time is simulated, so HTTP goes through memory. `RUNNER_TEST_JOBS` says how many jobs, 500 if nothing does.
+//! Time is simulated, so HTTP goes through memory. `RUNNER_TEST_JOBS` says how many jobs; 500 if it is not set.
 
 mod github;
 
