@@ -407,3 +407,34 @@ fn too_large() -> NoProof {
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_github_shows_under_another_name_is_another_run() {
+        let claim =
+            Claim::parse("6bd7a3a6-8d29-4d4e-9a0e-0a2f3f1b7c55", "octo/hello", "7").unwrap();
+        let policy = RepositoryPolicy { most_workers: 1, events: BTreeSet::new(), forks: false };
+        let check = |id, name: &str, head| {
+            let repository = |id, name: &str| Repository { id, full_name: name.to_owned() };
+            let run = Run {
+                id,
+                status: Some("in_progress".to_owned()),
+                event: "push".to_owned(),
+                run_attempt: 1,
+                repository: repository(1, name),
+                head_repository: head,
+                actor: None,
+            };
+            check_run(&run, &claim, &policy)
+        };
+        let own = || Some(Repository { id: 1, full_name: "octo/hello".to_owned() });
+        assert_eq!(check(7, "Octo/Hello", own()), Ok(false));
+        assert_eq!(check(8, "octo/hello", own()), Err(Refusal::NoRun));
+        assert_eq!(check(7, "octo/hello-renamed", own()), Err(Refusal::NoRun));
+        // A fork that was deleted.
+        assert_eq!(check(7, "octo/hello", None), Err(Refusal::Fork));
+    }
+}
