@@ -274,20 +274,18 @@ fn profile(
     };
     let forge = section.forge.unwrap_or_else(local_forge);
     let kind = match section.image {
-        file::Image::Micro {} => RecipeKind::Micro {},
+        file::Image::Micro { files: None, sha256: None } => RecipeKind::Micro {},
+        file::Image::Micro { files: Some(files), sha256: Some(sha256) } => {
+            let sha256 = digits(&files, &sha256).map_err(|why| problem_with("image", why))?;
+            RecipeKind::MicroWith { files: base.join(files), sha256 }
+        }
+        file::Image::Micro { .. } => {
+            let problem = "set files and sha256 together, or none of them".to_owned();
+            return Err(problem_with("image", problem));
+        }
         file::Image::Disk { path, sha256, user_data } => {
-            if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-                let problem = format!(
-                    "sha256 must be 64 hexadecimal digits; `sha256sum {}` prints them",
-                    path.display()
-                );
-                return Err(problem_with("image", problem));
-            }
-            RecipeKind::Disk {
-                path: base.join(path),
-                sha256: sha256.to_ascii_lowercase(),
-                user_data: user_data.into(),
-            }
+            let sha256 = digits(&path, &sha256).map_err(|why| problem_with("image", why))?;
+            RecipeKind::Disk { path: base.join(path), sha256, user_data: user_data.into() }
         }
     };
     let recipe = Recipe { profile: section.name, kind };
@@ -322,6 +320,17 @@ fn profile(
         Ok(()) => Ok(profile),
         Err(error) => Err(source.problem(Some(span), key, error.to_string())),
     }
+}
+
+/// The hash of a file as it is compared.
+fn digits(path: &Path, sha256: &str) -> Result<String, String> {
+    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(format!(
+            "sha256 must be 64 hexadecimal digits; `sha256sum {}` prints them",
+            path.display()
+        ));
+    }
+    Ok(sha256.to_ascii_lowercase())
 }
 
 /// Has the forge of a profile serve it; or says which key of the profile is wrong, and the way out.

@@ -134,7 +134,10 @@ impl Profile {
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Image {
-    Micro {},
+    Micro {
+        files: Option<PathBuf>,
+        sha256: Option<String>,
+    },
     Disk {
         path: PathBuf,
         sha256: String,

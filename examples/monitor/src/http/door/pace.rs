@@ -93,6 +93,6 @@ mod tests {
 
     #[test]
     fn the_largest_rate_is_a_rate() {
-        Pace::new(format!("{}/s", u32::MAX).parse().unwrap());
+        Pace::new(format!("{}/s", u32::MAX).parse().unwrap(), "asks for changes", "rate");
     }
 }
