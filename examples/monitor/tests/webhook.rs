@@ -9,7 +9,8 @@ use sha2::Sha256;
 
 const SECRET: &str = "planted-webhook-secret-41d0";
 const PATH: &str = "/api/v2/forges/github/webhook";
-const QUEUED: &str = include_str!("../../../forge-github/tests/webhooks/workflow_job.queued.1.json");
+const QUEUED: &str =
+    include_str!("../../../forge-github/tests/webhooks/workflow_job.queued.1.json");
 
 struct World {
     server: Server,
@@ -116,8 +117,8 @@ fn the_token_is_not_asked_for_there_and_nowhere_else_forgotten() {
 #[test]
 fn deliveries_have_limits_of_their_own() {
     // What others may send does not matter to them.
-    let world = World::new("body_limit = \"1KiB\"\nrate = \"1/h\"\nwebhook_rate = \"3/h\"");
-    let large = vec![b' '; 2048];
+    let world = World::new("rate = \"1/h\"\nwebhook_rate = \"3/h\"");
+    let large = vec![b' '; 2 << 20];
     for _ in 0..2 {
         let answer = world.deliver(PATH, &large, None);
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{}", answer.text());
@@ -146,7 +147,7 @@ fn a_forge_that_cannot_be_seen_is_named_with_the_reason() {
     assert!(!why.is_empty());
     assert!(!why.contains("ghp_planted"));
     let status = world.server.get("/api/v2/status").json();
-    assert!(status.to_string().contains("127.0.0.1:1"), "{status:#}");
+    assert!(status.to_string().contains("cannot be reached"), "{status:#}");
     // The local queue goes on.
     let id = world.server.submit("exit 0");
     world.server.wait(&id, "succeeded");

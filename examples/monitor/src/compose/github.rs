@@ -14,18 +14,25 @@ use forge_github::{
     budget::{Limits, Priority},
     mark,
     scale_set::{ActionsService, ListenerConfig, ProgressFile, ScaleSetSpec},
-    webhook::{Numbers, Outcome, WebhookConfig, recovery},
+    webhook::{self, Numbers, Outcome, WebhookConfig, recovery},
 };
 use jiff::Timestamp;
 use poem::http::HeaderMap;
-use runner_core::{Clock, Label, OwnerId, Profile, ProfileName, Result, Status, error::chain};
+use runner_core::{
+    Clock, Label, OwnerId, Profile, ProfileName, Result, Status, error::chain,
+    status::ProfileStatus,
+};
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::{self, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
-    remote::{BudgetFigures, Delivered, DeliveryFigures, Figures, Outside, Remote},
+    remote::{
+        BudgetFigures, Delivered, DeliveryFigures, Figures, MAX_DELIVERY_BYTES, Outside, Remote,
+    },
 };
+
+const _: () = assert!(MAX_DELIVERY_BYTES == webhook::MAX_BODY_BYTES as u64);
 
 /// How often a hook's log is read for deliveries that got lost.
 const RECOVER_EVERY: Duration = Duration::from_secs(300);
@@ -331,8 +338,13 @@ impl Outside for Github {
 
     fn follow(&self, status: &Status) {
         for (profile, listener) in &self.listeners {
-            let most = status.profiles.get(profile).map_or(0, |profile| profile.max);
-            listener.set_capacity(most);
+            // A job that is assigned to a scale set waits for it: none is taken that nobody would run.
+            let takes = |profile: &&ProfileStatus| {
+                let is_paused = profile.adjustment.as_ref().is_some_and(|its| its.paused);
+                profile.offered && !is_paused && !status.draining
+            };
+            let profile = status.profiles.get(profile).filter(takes);
+            listener.set_capacity(profile.map_or(0, |profile| profile.max));
         }
     }
 

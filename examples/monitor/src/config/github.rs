@@ -3,12 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use runner_core::{ForgeName, ProfileName};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use super::{ConfigError, local_forge, place::Source, units::Period};
@@ -56,11 +57,7 @@ pub enum GithubLogin {
 }
 
 /// Where a secret is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(
-    rename_all = "lowercase",
-    expecting = "{ file = … }, { environment = … } or { credential = … }"
-)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretPlace {
     /// In a file.
     File(PathBuf),
@@ -68,6 +65,40 @@ pub enum SecretPlace {
     Environment(String),
     /// Among systemd's credentials.
     Credential(String),
+}
+
+/// Reads one key and its text. What is written there instead may be the secret itself: no error repeats it.
+impl<'de> Deserialize<'de> for SecretPlace {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const WAY_OUT: &str =
+            "say where it is: { file = … }, { environment = … } or { credential = … }";
+        struct Place;
+        impl<'de> de::Visitor<'de> for Place {
+            type Value = SecretPlace;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(WAY_OUT)
+            }
+
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<SecretPlace, E> {
+                Err(E::custom(format!("a secret is not written here; {WAY_OUT}")))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<SecretPlace, A::Error> {
+                let wrong = || de::Error::custom(WAY_OUT);
+                let key: String = map.next_key()?.ok_or_else(wrong)?;
+                let text: String = map.next_value().map_err(|_| wrong())?;
+                let place = match key.as_str() {
+                    "file" => SecretPlace::File(text.into()),
+                    "environment" => SecretPlace::Environment(text),
+                    "credential" => SecretPlace::Credential(text),
+                    _ => return Err(wrong()),
+                };
+                if map.next_key::<String>()?.is_some() { Err(wrong()) } else { Ok(place) }
+            }
+        }
+        deserializer.deserialize_any(Place)
+    }
 }
 
 /// Whose log of deliveries it is.

@@ -67,10 +67,10 @@ impl Door {
             names: Names::new(http),
             reads: http.reads(),
             body: Guard::new(http),
-            pace: http.rate.map(|rate| Pace::new(rate, "asks for changes", "rate")),
+            pace: http.rate.map(|rate| Pace::new(rate, "asks for more changes", "rate")),
             deliveries: (
                 Guard::of_deliveries(http),
-                http.webhook_rate.map(|rate| Pace::new(rate, "delivers", "webhook_rate")),
+                http.webhook_rate.map(|rate| Pace::new(rate, "delivers more", "webhook_rate")),
             ),
             tokens: tokens.into(),
             contract: Contract::of_api(),
