@@ -155,8 +155,8 @@ mod tests {
         assert!(read(&[1_u8; 700][..]).is_err());
     }
 
-    #[test]
-    fn the_cache_keeps_what_it_had() {
+    #[tokio::test]
+    async fn the_cache_keeps_what_it_had() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let files = tar(|builder| entry(builder, EntryType::Regular, "a", b"new"));
