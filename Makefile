@@ -1,6 +1,7 @@
 # The commands a person types. `make` alone lists them.
 #
 #   BACKEND=libvirt        demo and serve use libvirt, one of their own, instead of QEMU itself (default: qemu)
+#   FORGE=github-fake      demo has its job from a GitHub, a fake one on this machine (default: the local queue)
 #   DATA=DIR               where demo and serve keep things (default: cache/demo, cache/serve)
 #   PORT=N                 where serve listens on 127.0.0.1 (default: 8000)
 #   MONITOR_API_TOKEN=…    the token of the API (default: generated into DATA/api-token, mode 0600)
@@ -14,7 +15,7 @@ help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: install-$(BACKEND) ## Run a sample job in a fresh virtual machine, then leave nothing behind
-	@scripts/demo
+	@scripts/demo$(if $(filter github-fake,$(FORGE)),-github)
 
 serve: install-$(BACKEND) ## The same, and stay up on 127.0.0.1:8000
 	@scripts/serve

@@ -119,7 +119,11 @@ impl ImageStore {
         let building = self.directory.begin(&recipe.profile, Timestamp::now())?;
         let content = match &recipe.kind {
             RecipeKind::Micro {} => {
-                micro::build(&self.cache, &self.apt_options, building.path(), work)?
+                micro::build(&self.cache, &self.apt_options, None, building.path(), work)?
+            }
+            RecipeKind::MicroWith { files, sha256 } => {
+                let added = Some((files.as_path(), sha256.as_str()));
+                micro::build(&self.cache, &self.apt_options, added, building.path(), work)?
             }
             RecipeKind::Disk { path, sha256, user_data } => {
                 disk::build(path, sha256, *user_data, building.path(), work)?

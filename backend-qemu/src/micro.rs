@@ -9,11 +9,13 @@
 //! When its agent answers, the guest has a place to work at `/work`: the first virtio disk that begins with
 //! zeroes, formatted, or else memory. What `-fw_cfg name=opt/runner/user-data,file=…` brought is in
 //! `/run/user-data`, for root only. The network and the power button follow a little later, and
-//! then the file `/run/settled`. `init` reaps what jobs leave behind and restarts the agent.
+//! then the file `/run/settled`; and then `/opt/runner/start.sh` is run, where the recipe added one.
+//! `init` reaps what jobs leave behind and restarts the agent.
 //!
 //! Two hosts with the same package versions make the same bytes: no file of the host, no time and no order
 //! of a directory gets in.
 
+mod added;
 mod archive;
 mod cache;
 mod initrd;
@@ -64,10 +66,12 @@ const PROGRAMS: [&str; 3] = [BUSYBOX, "e2fsprogs", "qemu-guest-agent"];
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 quiet nokaslr mitigations=off cryptomgr.notests \
                             no_timer_check tsc=reliable lpj=4000000 8250.nr_uarts=1";
 
-/// Puts kernel and initrd into `directory`: out of the cache, or made now and kept there.
+/// Puts kernel and initrd into `directory`: out of the cache, or made now and kept there. The files of the tar
+/// archive `added`, of this hash, come on top.
 pub(crate) fn build(
     cache: &Path,
     apt_options: &[String],
+    added: Option<(&Path, &str)>,
     directory: &Path,
     work: &Work,
 ) -> Result<Content> {
@@ -95,8 +99,12 @@ pub(crate) fn build(
         }
     };
     made.place(directory)?;
+    let initrd_sha256 = match added {
+        Some((files, sha256)) => added::add(files, sha256, &directory.join(cache::INITRD), work)?,
+        None => made.initrd_sha256.clone(),
+    };
     Ok(Content {
-        digest: digest(&made),
+        digest: digest(&made, &initrd_sha256),
         boot: Boot::Kernel {
             kernel: PathBuf::from(cache::KERNEL),
             initrd: PathBuf::from(cache::INITRD),
@@ -164,11 +172,11 @@ fn key(packages: &[Package]) -> String {
     sha256_of(text.as_bytes())
 }
 
-fn digest(made: &Made) -> String {
+fn digest(made: &Made, initrd_sha256: &str) -> String {
     let lines = format!(
         "{}  command-line\n{}  initrd\n{}  kernel\n",
         sha256_of(COMMAND_LINE.as_bytes()),
-        made.initrd_sha256,
+        initrd_sha256,
         made.kernel_sha256
     );
     sha256_of(lines.as_bytes())

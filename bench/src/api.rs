@@ -80,8 +80,11 @@ async fn service(dir: &Path) -> anyhow::Result<(Service, FakeWorld)> {
     let world = FakeWorld::new(Clock::system());
     world.set_boot_time(Duration::from_millis(50));
     world.set_capacity(Resources { vcpus: 1 << 20, memory_mib: 1 << 30, ..Resources::default() });
-    let backends =
-        Backends { hypervisor: Arc::new(world.hypervisor()), builder: Arc::new(world.builder()) };
+    let backends = Backends {
+        hypervisor: Arc::new(world.hypervisor()),
+        builder: Arc::new(world.builder()),
+        forges: Default::default(),
+    };
     let config = Config::parse(Path::new("bench.toml"), CONFIG)?;
     let base = Base::open(DataDir::lock(dir)?).await?;
     let listener = TcpListener::bind(config.http.listen).await?;

@@ -42,10 +42,12 @@ pub enum Error {
         what: String,
     },
     /// The credentials were refused. Someone must act.
-    #[error("{what} refused the credentials")]
+    #[error("{what} refused the credentials: {reason}")]
     Unauthorized {
         /// Who refused.
         what: String,
+        /// What is wrong with them, and what to grant where.
+        reason: String,
     },
     /// Too many calls. Wait before the next one.
     #[error("too many calls, the next one in {} s", wait.as_secs())]
@@ -99,6 +101,11 @@ impl Error {
     /// `what` cannot be done here.
     pub fn unsupported(what: impl Into<String>) -> Self {
         Self::Unsupported { what: what.into() }
+    }
+
+    /// `what` refused the credentials, because of `reason`.
+    pub fn unauthorized(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Unauthorized { what: what.into(), reason: reason.into() }
     }
 
     /// `what` breaks a rule.

@@ -28,6 +28,13 @@ pub struct Recipe {
 pub enum RecipeKind {
     /// A small Linux in memory, made of the distribution's own kernel, busybox and guest agent.
     Micro {},
+    /// The same, with files of the operator's on top.
+    MicroWith {
+        /// A tar archive of them. What it has at `/opt/runner/start.sh` is run at boot, as root.
+        files: PathBuf,
+        /// What the archive must hold, as 64 hexadecimal digits.
+        sha256: String,
+    },
     /// A disk that exists already.
     Disk {
         /// Where it is. It is never written to.

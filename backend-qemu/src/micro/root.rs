@@ -153,7 +153,7 @@ pub(super) fn assemble<'a>(
 }
 
 /// `path` with the old names of directories replaced: an archive cannot write through its own links.
-fn merged(path: &str) -> String {
+pub(super) fn merged(path: &str) -> String {
     let old = ["bin/", "lib/", "lib64/", "sbin/"];
     if old.iter().any(|old| path.starts_with(old)) {
         format!("usr/{path}")
@@ -171,7 +171,7 @@ fn link(root: &mut Root<'_>, path: &str, target: &str) {
     root.insert(path.to_owned(), Node::Link { target });
 }
 
-fn add_parents(root: &mut Root<'_>) {
+pub(super) fn add_parents(root: &mut Root<'_>) {
     let paths: Vec<String> = root.keys().cloned().collect();
     for path in paths {
         let mut path = path.as_str();

@@ -5,14 +5,20 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::Context;
 use backend_qemu::{Accel, ImageConfig, ImageStore, QemuConfig, QemuHypervisor};
-use runner_core::{Hypervisor, ImageBuilder, OwnerId, Result, hypervisor::HypervisorCapabilities};
+use runner_core::{
+    Hypervisor, ImageBuilder, OwnerId, ProfileName, Result, hypervisor::HypervisorCapabilities,
+};
 
 use crate::{
     config::{self, Config, HypervisorKind},
     data_dir,
     opening::Opening,
+    remote::Remotes,
 };
+
+mod github;
 
 #[cfg(feature = "libvirt")]
 mod libvirt;
@@ -61,19 +67,21 @@ mod libvirt {
     }
 }
 
-/// What makes machines and images.
+/// What makes machines and images, and the forges elsewhere.
 pub struct Backends {
     /// Makes the machines.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Makes the images.
     pub builder: Arc<dyn ImageBuilder>,
+    /// The forges beside the local queue.
+    pub forges: Remotes,
 }
 
 /// The backends that a configuration asks for. What they make is `owner`'s, and kept below `data_dir`.
 ///
 /// # Errors
-/// When the directory of the images cannot be used. A hypervisor that cannot work (yet) is fine: the pool
-/// says so at every look.
+/// When the directory of the images cannot be used, or a webhook's secret or a forge's authorities cannot be
+/// read. A hypervisor or a forge that cannot work (yet) is fine: the pool says so at every look.
 pub async fn backends(
     config: &Config,
     data_dir: &Path,
@@ -96,7 +104,45 @@ pub async fn backends(
         }
         HypervisorKind::Libvirt(section) => libvirt::hypervisor(config, section, root, owner)?,
     };
-    Ok(Backends { hypervisor, builder: Arc::new(images) })
+    let forges = forges(config, data_dir, owner).await?;
+    Ok(Backends { hypervisor, builder: Arc::new(images), forges })
+}
+
+/// The forges elsewhere that a configuration names. They keep what they must not forget below `data_dir`.
+///
+/// # Errors
+/// When a webhook's secret or a forge's authorities cannot be read.
+pub async fn forges(config: &Config, data_dir: &Path, owner: &OwnerId) -> anyhow::Result<Remotes> {
+    let mut forges = Remotes::new();
+    for section in &config.githubs {
+        let directory = data_dir.join("forges").join(section.name.as_str());
+        let remote = github::remote(section, &config.profiles, &directory, owner)
+            .await
+            .with_context(|| format!("could not prepare forge {}", section.name))?;
+        forges.insert(section.name.clone(), remote);
+    }
+    Ok(forges)
+}
+
+/// Whether GitHub can be asked for what a configuration says.
+///
+/// # Errors
+/// What of it cannot work, and why.
+pub fn check_github(section: &config::GithubConfig) -> Result<(), (config::Wrong, String)> {
+    github::check(section)
+}
+
+/// Whether GitHub has room for the names of a profile's runners.
+///
+/// # Errors
+/// `Invalid`, with the arithmetic.
+pub fn check_github_profile(profile: &ProfileName) -> Result<()> {
+    github::check_profile(profile)
+}
+
+/// Whether the runners belong to one repository, which is the one to be asked then.
+pub fn is_repository(section: &config::GithubConfig) -> bool {
+    github::is_repository(section)
 }
 
 /// Whether libvirt can be asked for what a configuration says.

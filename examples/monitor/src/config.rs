@@ -16,6 +16,7 @@ use crate::tokens::NamedToken;
 
 mod diff;
 mod file;
+mod github;
 mod http;
 mod hypervisor;
 mod place;
@@ -24,6 +25,10 @@ pub mod units;
 
 pub use diff::Changes;
 pub use file::LogTo;
+pub use github::{
+    GithubBudget, GithubConfig, GithubGroup, GithubLogin, GithubPace, GithubProfile, GithubSource,
+    Hook, SecretPlace, Wrong,
+};
 pub use http::{HttpConfig, Reads, TlsFiles};
 pub use hypervisor::{
     Accel, Disks, HypervisorConfig, HypervisorKind, LibvirtConfig, LibvirtNetwork, NetworkKind,
@@ -51,6 +56,8 @@ pub struct Config {
     pub cache_dir: Option<PathBuf>,
     /// What makes the machines.
     pub hypervisor: HypervisorConfig,
+    /// The GitHubs that runners are registered at.
+    pub githubs: Vec<GithubConfig>,
     /// What the local queue takes on.
     pub local: LocalLimits,
     /// Where the process's own log goes.
@@ -106,6 +113,7 @@ impl Config {
         let pace = pace(&source, file.pace)?;
         let mut hypervisor =
             hypervisor::hypervisor(&source, base, http.listen, file.qemu, file.libvirt)?;
+        let mut githubs = github::githubs(&source, base, file.githubs)?;
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {
@@ -116,6 +124,7 @@ impl Config {
         for (index, section) in file.profiles.into_iter().enumerate() {
             let (span, key) = (section.span(), format!("profile[{index}]"));
             let reach = section.as_ref().reach.clone();
+            let of_github = section.as_ref().of_github();
             let profile = profile(&source, base, &key, section)?;
             if let Err(problem) = hypervisor.let_reach(&profile, reach) {
                 let place = source.key_in(&span, "reach");
@@ -126,6 +135,10 @@ impl Config {
                 let problem = format!("there is a profile {} already; rename one", profile.name);
                 return Err(source.problem(Some(place), format!("{key}.name"), problem));
             }
+            if let Err((field, problem)) = serve(&mut githubs, &profile, of_github) {
+                let place = source.key_in(&span, field);
+                return Err(source.problem(Some(place), format!("{key}.{field}"), problem));
+            }
             profiles.push(profile);
         }
         let in_file_dir = |path: PathBuf| base.join(path);
@@ -135,6 +148,7 @@ impl Config {
             data_dir: file.data.dir.map_or_else(crate::data_dir::default_dir, in_file_dir),
             cache_dir: file.data.cache.map(in_file_dir),
             hypervisor,
+            githubs: githubs.into_iter().map(|place| place.config).collect(),
             local: local(file.local),
             log,
             pace,
@@ -259,25 +273,19 @@ fn profile(
         source.problem(Some(place), format!("{key}.{field}"), problem)
     };
     let forge = section.forge.unwrap_or_else(local_forge);
-    if forge != local_forge() {
-        let problem = format!("there is no forge {forge}; use {LOCAL_FORGE:?}, or leave it out");
-        return Err(problem_with("forge", problem));
-    }
     let kind = match section.image {
-        file::Image::Micro {} => RecipeKind::Micro {},
+        file::Image::Micro { files: None, sha256: None } => RecipeKind::Micro {},
+        file::Image::Micro { files: Some(files), sha256: Some(sha256) } => {
+            let sha256 = digits(&files, &sha256).map_err(|why| problem_with("image", why))?;
+            RecipeKind::MicroWith { files: base.join(files), sha256 }
+        }
+        file::Image::Micro { .. } => {
+            let problem = "set files and sha256 together, or none of them".to_owned();
+            return Err(problem_with("image", problem));
+        }
         file::Image::Disk { path, sha256, user_data } => {
-            if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-                let problem = format!(
-                    "sha256 must be 64 hexadecimal digits; `sha256sum {}` prints them",
-                    path.display()
-                );
-                return Err(problem_with("image", problem));
-            }
-            RecipeKind::Disk {
-                path: base.join(path),
-                sha256: sha256.to_ascii_lowercase(),
-                user_data: user_data.into(),
-            }
+            let sha256 = digits(&path, &sha256).map_err(|why| problem_with("image", why))?;
+            RecipeKind::Disk { path: base.join(path), sha256, user_data: user_data.into() }
         }
     };
     let recipe = Recipe { profile: section.name, kind };
@@ -311,6 +319,44 @@ fn profile(
     match profile.check() {
         Ok(()) => Ok(profile),
         Err(error) => Err(source.problem(Some(span), key, error.to_string())),
+    }
+}
+
+/// The hash of a file as it is compared.
+fn digits(path: &Path, sha256: &str) -> Result<String, String> {
+    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(format!(
+            "sha256 must be 64 hexadecimal digits; `sha256sum {}` prints them",
+            path.display()
+        ));
+    }
+    Ok(sha256.to_ascii_lowercase())
+}
+
+/// Has the forge of a profile serve it; or says which key of the profile is wrong, and the way out.
+fn serve(
+    githubs: &mut [github::Place],
+    profile: &Profile,
+    said: github::OfGithub,
+) -> Result<(), (&'static str, String)> {
+    let forge = &profile.forge;
+    if *forge == local_forge() {
+        return match said.first_key() {
+            Some(key) => {
+                let problem = "only a profile of a [[github]] has it; name that as its forge";
+                Err((key, problem.to_owned()))
+            }
+            None => Ok(()),
+        };
+    }
+    match githubs.iter_mut().find(|place| place.config.name == *forge) {
+        Some(place) => place.serve(&profile.name, said),
+        None => {
+            let problem = format!(
+                "there is no forge {forge}; leave it out for the local queue, or name one of [[github]]"
+            );
+            Err(("forge", problem))
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     metrics::{Meter, Metrics},
     reload::ConfigState,
+    remote::Remotes,
     shells::Shells,
     tokens::TokenName,
 };
@@ -38,6 +39,7 @@ mod server;
 pub mod shell;
 mod strict;
 pub mod tls;
+mod webhooks;
 mod workers;
 
 pub use door::{Admin, Door, Operate};
@@ -63,6 +65,8 @@ struct Inner {
     config: watch::Receiver<Arc<ConfigState>>,
     pool: Arc<Pool>,
     hypervisor: Arc<dyn Hypervisor>,
+    forges: Remotes,
+    room: webhooks::Room,
     shells: Shells,
     pictures: workers::Pictures,
     input_limit: u64,
@@ -88,6 +92,8 @@ pub struct Parts {
     pub pool: Arc<Pool>,
     /// Has the machines.
     pub hypervisor: Arc<dyn Hypervisor>,
+    /// The forges elsewhere.
+    pub forges: Remotes,
     /// The shells that are open in them.
     pub shells: Shells,
     /// How much a job's input files may take together, in bytes.
@@ -114,6 +120,8 @@ impl Shared {
             config: parts.config,
             pool: parts.pool,
             hypervisor: parts.hypervisor,
+            forges: parts.forges,
+            room: webhooks::Room::default(),
             shells: parts.shells,
             pictures: workers::Pictures::default(),
             input_limit: parts.input_limit,
@@ -179,6 +187,7 @@ type Apis = (
     explain::ExplainApi,
     shell::ShellApi,
     files::FilesApi,
+    webhooks::WebhooksApi,
 );
 
 /// Every path.
@@ -195,6 +204,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         explain::ExplainApi(shared.clone()),
         shell::ShellApi(shared.clone()),
         files::FilesApi(shared.clone()),
+        webhooks::WebhooksApi(shared.clone()),
     );
     let service = openapi::service(apis);
     let meter = shared.0.metrics.meter().clone();

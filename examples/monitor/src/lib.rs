@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod open_files;
 pub mod opening;
 pub mod reload;
+pub mod remote;
 pub mod serve;
 pub mod shells;
 pub mod systemd;

@@ -19,14 +19,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 mod calls;
 mod catalogue;
+mod forges;
 pub mod otlp;
 mod pool;
 mod requests;
 mod story;
 
+use crate::remote::Remotes;
 use calls::Calls;
 pub use calls::Counted;
 pub use catalogue::page;
+use forges::ForgeFigures;
 use pool::PoolGauges;
 pub use requests::{Meter, RouteSlot};
 use story::Story;
@@ -63,6 +66,8 @@ pub struct Sources {
     pub data: PathBuf,
     /// Held by whoever follows a stream, and how many may.
     pub streams: (Arc<Semaphore>, usize),
+    /// The forges elsewhere.
+    pub forges: Remotes,
     /// Tells the time.
     pub clock: Clock,
 }
@@ -124,6 +129,7 @@ impl Metrics {
         let queue = sources.queue.clone();
         let gauges = PoolGauges::new(&sources);
         register(&self.0.registry, &gauges);
+        register(&self.0.registry, &ForgeFigures::new(sources.forges.clone()));
         // A second service in one process has metrics of its own.
         let _ = self.0.sources.set(sources);
         let story = self.0.story.clone();

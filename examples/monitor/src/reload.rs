@@ -55,6 +55,8 @@ pub struct Reload {
     /// What is in use: as the process started with it, and as it is now.
     started: (Config, String),
     current: (Config, String),
+    /// What of the profiles waits for a restart.
+    waiting: Vec<String>,
     watch: FileWatch,
 }
 
@@ -119,7 +121,7 @@ impl Reload {
     pub fn new(source: Source, config: Config, text: String) -> Self {
         let watch = FileWatch::new(source.file.clone(), text.clone());
         let current = (config, text);
-        Self { source, started: current.clone(), current, watch }
+        Self { source, started: current.clone(), current, waiting: Vec::new(), watch }
     }
 
     /// The next content of the file.
@@ -152,6 +154,7 @@ impl Reload {
                 let (started, current) = (&self.started, &self.current);
                 let all = Changes::between((&started.0, &started.1), (&current.0, &current.1));
                 state.restart = all.restart;
+                state.restart.extend(self.waiting.iter().cloned());
             }
             Err(error) => {
                 // Again and again the same is no news.
@@ -172,17 +175,21 @@ impl Reload {
         let refuse = |error: ConfigError| error.to_string();
         let file = self.source.file.clone().unwrap_or_default();
         let text = edit.0.map_err(|error| refuse(ConfigError::unreadable(&file, &error)))?;
-        let (config, text) = self.source.parse(text).map_err(refuse)?;
+        let (mut config, text) = self.source.parse(text).map_err(refuse)?;
         if let Some(capacity) = &pool.status().capacity {
             config.check_fit(capacity).map_err(refuse)?;
         }
         let current = (&self.current.0, self.current.1.as_str());
-        let changes = Changes::between(current, (&config, &text));
+        let waiting = config.hold_back(&self.started.0);
+        let mut changes = Changes::between(current, (&config, &text));
+        let news = waiting.iter().filter(|key| !self.waiting.contains(key)).cloned();
+        changes.restart.extend(news);
         if config.profiles != self.current.0.profiles {
             let offered = pool.offer(config.profiles.clone()).await;
             offered.map_err(|error| runner_core::error::chain(&error))?;
         }
         self.current = (config, text);
+        self.waiting = waiting;
         Ok(changes)
     }
 }

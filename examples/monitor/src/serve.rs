@@ -22,6 +22,7 @@ use crate::{
     metrics::{Metrics, Sources, otlp},
     open_files,
     reload::{ConfigState, Edit, Hangup, Reload, Source},
+    remote::{self, Remotes},
     shells::Shells,
     systemd,
     token::{Token, TokenSource},
@@ -50,7 +51,9 @@ pub struct Service {
     data: DataDir,
     metrics: Metrics,
     store: Store,
+    remotes: Remotes,
     _counting: AbortOnDropHandle<()>,
+    _attending: AbortOnDropHandle<()>,
     exporting: Option<JoinHandle<()>>,
 }
 
@@ -70,6 +73,11 @@ impl Base {
         let store = Store::open(data.store_file()).await?;
         let owner = store.owner(fresh_owner()).await?;
         Ok(Self { data, store, owner })
+    }
+
+    /// Whose everything is that is made.
+    pub fn owner(&self) -> &OwnerId {
+        &self.owner
     }
 }
 
@@ -103,10 +111,15 @@ impl Service {
         let queue = LocalQueue::open(store.clone(), events.clone(), clock, config.local).await?;
         let forge: Arc<dyn Forge> = Arc::new(queue.clone());
         let forge = metrics.forge(&local_forge(), forge);
+        let mut forges = BTreeMap::from([(local_forge(), forge)]);
+        let remotes = backends.forges;
+        for (name, remote) in &remotes {
+            forges.insert(name.clone(), metrics.forge(name, remote.forge.clone()));
+        }
         let hypervisor = metrics.hypervisor(backends.hypervisor);
         let pool = Pool::start(PoolParts {
             hypervisor: hypervisor.clone(),
-            forges: BTreeMap::from([(local_forge(), forge)]),
+            forges,
             builder: backends.builder,
             store: store.clone(),
             events: events.clone(),
@@ -129,14 +142,18 @@ impl Service {
             store: store.clone(),
             data: data.path().to_owned(),
             streams: (streams.clone(), config.http.max_streams),
+            forges: remotes.clone(),
             clock,
         });
+        let attending = remote::attend(remotes.clone(), pool.statuses(), events.clone(), clock);
+        let attending = AbortOnDropHandle::new(tokio::spawn(attending));
         let shells = Shells::new(hypervisor.clone(), events.clone(), config.shell_idle);
         tokio::spawn(stop.clone().run_until_cancelled_owned(shells.clone().adopt(pool.statuses())));
         let shared = Shared::new(http::Parts {
             queue,
             events,
             hypervisor,
+            forges: remotes.clone(),
             shells,
             status: pool.statuses(),
             config: told.subscribe(),
@@ -159,7 +176,9 @@ impl Service {
             data,
             metrics,
             store,
+            remotes,
             _counting: counting,
+            _attending: attending,
             exporting,
         })
     }
@@ -196,7 +215,12 @@ impl Service {
                 let _ = exporting.await;
             }
         };
-        let (http, (), ()) = tokio::join!(self.http, self.pool.stop(), exporting);
+        // The pool first: it may be registering a runner by what is ended then.
+        let pool = async {
+            self.pool.stop().await;
+            remote::stop(&self.remotes).await;
+        };
+        let (http, (), ()) = tokio::join!(self.http, pool, exporting);
         match http {
             Ok(Ok(())) => (),
             Ok(Err(error)) => tracing::error!(%error, "The HTTP side failed."),

@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use monitor::{
-    config::{Config, HttpConfig, HypervisorKind, Reads, SAMPLE},
+    config::{
+        Config, GithubLogin, GithubSource, HttpConfig, HypervisorKind, Reads, SAMPLE, SecretPlace,
+    },
     tokens::Role,
 };
 use runner_core::{Capacity, image::RecipeKind};
@@ -48,7 +50,8 @@ fn the_samples_comments_are_true() {
     let (qemu, libvirt) = (without(&uncommented, "[libvirt]"), without(&uncommented, "[qemu]"));
     let full = parse(&qemu).unwrap();
     let brief = Config::built_in();
-    assert_eq!(full.profiles.len(), 2);
+    assert_eq!(full.profiles.len(), 3);
+    github_is_as_it_says(&full);
     assert_eq!(full.profiles[0], brief.profiles[0]);
     assert_eq!((full.local, full.pace), (brief.local, brief.pace));
     assert_eq!(full.http.body_limit, brief.http.body_limit);
@@ -74,6 +77,21 @@ fn the_samples_comments_are_true() {
     let tokens: Vec<(&str, Role)> =
         full.tokens.iter().map(|token| (token.name.as_str(), token.role)).collect();
     assert_eq!(tokens, [("ci", Role::Operate), ("wallboard", Role::Read)]);
+}
+
+/// What is shown as GitHub's defaults is what a GitHub has that says nothing.
+fn github_is_as_it_says(full: &Config) {
+    let text = "[[github]]\nname = \"github\"\nurl = \"https://github.com/acme\"\n\
+        token = { file = \"t\" }\nrepositories = [\"acme/widgets\"]\n\
+        [[profile]]\nname = \"github-linux\"\nforge = \"github\"\nmemory = \"4GiB\"\nimage = { kind = \"micro\" }\n\
+        sources = [\"scale-set\"]\n";
+    let brief = parse(text).unwrap().githubs.remove(0);
+    let [github] = &full.githubs[..] else { panic!("one GitHub") };
+    assert_eq!((github.pace, github.budget), (brief.pace, brief.budget));
+    let name = &full.profiles[2].name;
+    assert_eq!(github.profiles[name].scale_set, brief.profiles[name].scale_set);
+    assert_eq!(github.profiles[name].sources.len(), 3);
+    assert_eq!(full.http.webhook_rate, Config::built_in().http.webhook_rate);
 }
 
 /// A key with its value, or a table's head; not a sentence.
@@ -223,7 +241,7 @@ fn every_mistake_is_named_with_the_way_out() {
         ("", "min_idle = 3\nmax = 2\n", &[":5:", "profile[0].min_idle", "3 is above max = 2"]),
         ("", "min_idle = 0\nmax = 0\n", &[":6:", "profile[0].max", "at least 1"]),
         ("", "vcpus = 0\n", &[":1:", "vcpus of profile micro", "at least 1"]),
-        ("", "forge = \"github\"\n", &[":5:", "profile[0].forge", "\"local\""]),
+        ("", "forge = \"github\"\n", &[":5:", "profile[0].forge", "[[github]]"]),
         ("", "forge = \"Git Hub\"\n", &[":5:", "profile[0].forge", "lower-case"]),
         ("", "labels = [\"a,b\"]\n", &[":5:", "profile[0].labels[0]", "comma"]),
         ("", "network = \"closed\"\n", &[":5:", "profile[0].network", "`open`", "`restricted`"]),
@@ -288,6 +306,120 @@ fn every_mistake_is_named_with_the_way_out() {
     }
     let error = parse("[http]\n").unwrap_err();
     assert!(error.contains("at least one [[profile]]"), "{error}");
+}
+
+#[test]
+fn every_mistake_about_github_is_named_with_the_way_out() {
+    let place = "[[github]]\nname = \"gh\"\nurl = \"https://github.com/acme\"\n";
+    let token = "token = { file = \"t\" }\n";
+    let profile = "[[profile]]\nname = \"micro\"\nmemory = \"1GiB\"\nimage = { kind = \"micro\" }\n\
+        forge = \"gh\"\n";
+    // What `[[github]]` says, what the profile says, and what must be said.
+    let table: &[(&str, &str, &[&str])] = &[
+        ("", "", &[":1:", "github[0]", "token = {", "or app"]),
+        ("token = \"planted-7c\"\n", "", &[":4:", "github[0].token", "{ file = … }"]),
+        ("token = { planted-7c = \"x\" }\n", "", &[":4:", "github[0].token", "{ file = … }"]),
+        ("token = { file = [\"planted-7c\"] }\n", "", &[":4:", "github[0].token", "{ file = … }"]),
+        (
+            "token = { file = \"a\", environment = \"B\" }\n",
+            "",
+            &[":4:", "github[0].token", "{ file = … }"],
+        ),
+        (
+            "token = { environment = \"planted-7c\" }\n",
+            "",
+            &[":4:", "github[0].token", "not its value"],
+        ),
+        ("token = { credential = \"../x\" }\n", "", &[":4:", "LoadCredential="]),
+        (
+            "token = { file = \"t\" }\napp = { id = \"Iv1\", key = { file = \"k\" } }\n",
+            "",
+            &[":5:", "github[0].app", "remove either"],
+        ),
+        ("app = { id = \"Iv1\" }\n", "", &[":4:", "github[0].app", "missing field `key`"]),
+        ("TOKENrepositories = [\"widgets\"]\n", "", &[":5:", "repositories[0]", "OWNER/NAME"]),
+        (
+            "TOKENrepositories = [\"evil/x\"]\n",
+            "",
+            &[":5:", "repositories[0]", "organization acme"],
+        ),
+        ("TOKENhook = 7\n", "", &[":5:", "github[0].hook", "webhook ="]),
+        (
+            "TOKENhook = \"app\"\nwebhook = [{ file = \"w\" }]\n",
+            "",
+            &[":5:", "github[0].hook", "no App"],
+        ),
+        (
+            "TOKENhook = \"mine\"\nwebhook = [{ file = \"w\" }]\n",
+            "",
+            &[":5:", "github[0].hook", "\"app\""],
+        ),
+        ("TOKENpoints_per_minute = 901\n", "", &[":5:", "points_per_minute", "1 to 900"]),
+        ("TOKENregistrations_per_minute = 0\n", "", &[":5:", "1 to 180", "default is 180"]),
+        ("TOKENcalls_at_once = 101\n", "", &[":5:", "calls_at_once", "1 to 100"]),
+        ("TOKENpoll_every = \"0s\"\n", "", &[":5:", "github[0].poll_every", "default is 30s"]),
+        ("TOKENtoken_file = \"x\"\n", "", &[":5:", "unknown field `token_file`", "`token`"]),
+        ("TOKEN", "", &["profile[0].sources", "webhook or repositories", "scale-set"]),
+        ("TOKEN", "sources = [\"poll\"]\n", &[":10:", "profile[0].sources", "repositories to ask"]),
+        ("TOKEN", "sources = [\"webhook\"]\n", &[":10:", "profile[0].sources", "no webhook"]),
+        ("TOKEN", "sources = [\"carrier-pigeon\"]\n", &[":10:", "`scale-set`", "`poll`"]),
+        (
+            "TOKENrepositories = [\"acme/x\"]\n",
+            "sources = [\"poll\", \"poll\"]\n",
+            &[":11:", "profile[0].sources", "twice"],
+        ),
+        (
+            "TOKEN",
+            "sources = [\"scale-set\"]\ngroup = 7\n",
+            &[":11:", "profile[0].group", "by its name"],
+        ),
+        (
+            "TOKENrepositories = [\"acme/x\"]\n",
+            "[[profile]]\nname = \"b\"\nmemory = \"1GiB\"\nimage = { kind = \"micro\" }\nscale_set = \"x\"\n",
+            &[":15:", "profile[1].scale_set", "[[github]]"],
+        ),
+        (
+            "TOKENrepositories = [\"acme/x\"]\n[[github]]\nname = \"gh\"\nurl = \"https://github.com/b\"\n",
+            "",
+            &[":7:", "github[1].name", "already", "rename"],
+        ),
+    ];
+    let refused = |text: &str, says: &[&str]| {
+        let error = parse(text).err().unwrap_or_else(|| panic!("was taken:\n{text}"));
+        for part in says {
+            assert!(error.contains(part), "{part:?} is not in: {error}\nof:\n{text}");
+        }
+        assert!(!error.contains('\n'), "more than a line: {error}");
+        assert!(!error.contains("planted-7c"), "a secret in the wrong place is told: {error}");
+    };
+    for (github, more, says) in table {
+        refused(&format!("{place}{}{profile}{more}", github.replace("TOKEN", token)), says);
+    }
+    let url =
+        |url: &str| format!("{}{token}{profile}", place.replace("https://github.com/acme", url));
+    refused(&url("http://github.com/acme"), &[":3:", "github[0].url", "https://"]);
+    refused(&url("https://me:planted-7c@github.com/acme"), &[":3:", "password"]);
+    refused(&format!("{}{token}{profile}", place.replace("gh", "local")), &[":2:", "already"]);
+    let long = profile.replace("micro\"\nmemory", &format!("{}\"\nmemory", "x".repeat(40)));
+    let polls = "repositories = [\"acme/x\"]\n";
+    refused(&format!("{place}{token}{polls}{long}"), &["profile[0].name", "room for 55"]);
+}
+
+#[test]
+fn a_repository_of_its_own_needs_no_list() {
+    let text = "[[github]]\nname = \"gh\"\nurl = \"https://github.com/acme/widgets\"\n\
+        token = { file = \"t\" }\n[[profile]]\nname = \"micro\"\nmemory = \"1GiB\"\n\
+        image = { kind = \"micro\", files = \"f.tar\", sha256 = \"SHA\" }\nforge = \"gh\"\n";
+    let config = parse(&text.replace("SHA", &"A".repeat(64))).unwrap();
+    let github = &config.githubs[0];
+    assert_eq!(github.profiles[&config.profiles[0].name].sources, [GithubSource::Poll]);
+    assert_eq!(github.login, GithubLogin::Token(SecretPlace::File("etc/t".into())));
+    let RecipeKind::MicroWith { files, sha256 } = &config.profiles[0].recipe.kind else {
+        panic!("not with files");
+    };
+    assert_eq!((files.as_path(), &**sha256), (Path::new("etc/f.tar"), &*"a".repeat(64)));
+    let error = parse(&text.replace(", sha256 = \"SHA\"", "")).unwrap_err();
+    assert!(error.contains("files and sha256 together"), "{error}");
 }
 
 #[test]

@@ -62,8 +62,11 @@ async fn start(data: &Path) -> Service {
     let world = FakeWorld::new(Clock::system());
     world.set_boot_time(Duration::ZERO);
     let config = Config::parse(Path::new("monitor.toml"), CONFIG).unwrap();
-    let backends =
-        Backends { hypervisor: Arc::new(world.hypervisor()), builder: Arc::new(world.builder()) };
+    let backends = Backends {
+        hypervisor: Arc::new(world.hypervisor()),
+        builder: Arc::new(world.builder()),
+        forges: Default::default(),
+    };
     let base = Base::open(DataDir::lock(data).unwrap()).await.unwrap();
     let listener = tokio::net::TcpListener::bind(config.http.listen).await.unwrap();
     let token = Token::new(TOKEN).unwrap();

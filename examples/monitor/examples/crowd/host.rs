@@ -19,6 +19,7 @@ pub fn backends(world: &FakeWorld) -> Backends {
     Backends {
         hypervisor: Arc::new(CrowdHost(world.hypervisor())),
         builder: Arc::new(world.builder()),
+        forges: Default::default(),
     }
 }
 

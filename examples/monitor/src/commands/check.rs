@@ -19,6 +19,9 @@ pub fn check(args: CheckArgs) -> anyhow::Result<u8> {
     out::line(format!("{} is valid", args.config.display()))?;
     out::line(format!("listens on {}://{}", config.http.scheme(), config.http.listen))?;
     out::line(format!("keeps its data in {}", config.data_dir.display()))?;
+    for github in &config.githubs {
+        out::line(format!("registers runners as {} at {}", github.name, github.url))?;
+    }
     for profile in &config.profiles {
         let resources = &profile.resources;
         out::line(format!(

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use runner_core::{Profile, image::RecipeKind};
+use runner_core::{Profile, ProfileName, image::RecipeKind};
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, local_forge};
 
 /// What an edit changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +46,42 @@ impl fmt::Display for Changes {
     }
 }
 
+impl Config {
+    /// Holds back what a service that was started with `started` cannot take: a forge elsewhere was told of its
+    /// profiles at the start. Gives what waits for a restart.
+    pub fn hold_back(&mut self, started: &Self) -> Vec<String> {
+        let mut waits = Vec::new();
+        let of_forge = |config: &Self, name: &ProfileName| {
+            config.githubs.iter().find_map(|github| github.profiles.get(name).cloned())
+        };
+        let all = std::mem::take(&mut self.profiles);
+        for mut profile in all {
+            let before = started.profiles.iter().find(|before| before.name == profile.name);
+            match before {
+                _ if profile.forge == local_forge() => (),
+                Some(before) if before.forge == profile.forge => {
+                    if before.labels != profile.labels {
+                        waits.push(format!("profile.{}.labels", profile.name));
+                        profile.labels.clone_from(&before.labels);
+                    }
+                    if of_forge(self, &profile.name) != of_forge(started, &profile.name) {
+                        waits.push(format!("profile.{}.sources", profile.name));
+                    }
+                }
+                other => {
+                    waits.push(format!("profile.{}", profile.name));
+                    match other {
+                        Some(before) => profile = before.clone(),
+                        None => continue,
+                    }
+                }
+            }
+            self.profiles.push(profile);
+        }
+        waits
+    }
+}
+
 fn profiles(old: &[Profile], new: &[Profile]) -> Vec<String> {
     let find = |all: &[Profile], name| all.iter().find(|profile| profile.name == name).cloned();
     let mut words = Vec::new();
@@ -83,6 +119,10 @@ fn facts(profile: &Profile) -> Vec<(&'static str, String)> {
     let labels: Vec<String> = profile.labels.iter().map(ToString::to_string).collect();
     let image = match &profile.recipe.kind {
         RecipeKind::Micro {} => "micro".to_owned(),
+        RecipeKind::MicroWith { files, sha256 } => {
+            let short: String = sha256.chars().take(12).collect();
+            format!("micro with {} ({short}…)", files.display())
+        }
         RecipeKind::Disk { path, sha256, user_data } => {
             let short: String = sha256.chars().take(12).collect();
             format!("disk {} ({short}…, {user_data:?})", path.display())

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
+    github::{Github, GithubGroup, GithubSource, OfGithub},
     http::Http,
     hypervisor::{Libvirt, Qemu},
     tokens::TokenSection,
@@ -22,6 +23,8 @@ pub(super) struct File {
     pub data: Data,
     pub qemu: Option<Spanned<Qemu>>,
     pub libvirt: Option<Spanned<Libvirt>>,
+    #[serde(rename = "github")]
+    pub githubs: Vec<Spanned<Github>>,
     pub local: Local,
     pub log: Log,
     pub pace: Pace,
@@ -112,12 +115,29 @@ pub(super) struct Profile {
     pub start_timeout: Option<Period>,
     pub offline_timeout: Option<Period>,
     pub image_max_age: Option<Period>,
+    pub group: Option<GithubGroup>,
+    pub sources: Option<Vec<GithubSource>>,
+    pub scale_set: Option<String>,
+}
+
+impl Profile {
+    /// What it says of its GitHub.
+    pub fn of_github(&self) -> OfGithub {
+        OfGithub {
+            group: self.group.clone(),
+            sources: self.sources.clone(),
+            scale_set: self.scale_set.clone(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Image {
-    Micro {},
+    Micro {
+        files: Option<PathBuf>,
+        sha256: Option<String>,
+    },
     Disk {
         path: PathBuf,
         sha256: String,

@@ -44,6 +44,8 @@ pub struct HttpConfig {
     pub max_streams: usize,
     /// How many changes each address may ask for. As many as it likes, if none.
     pub rate: Option<Rate>,
+    /// How many deliveries of webhooks each address may send. As many as it likes, if none.
+    pub webhook_rate: Option<Rate>,
 }
 
 /// Who may look.
@@ -81,6 +83,7 @@ pub(super) struct Http {
     max_connections: Option<Spanned<usize>>,
     max_streams: Option<Spanned<usize>>,
     rate: Option<Limit>,
+    webhook_rate: Option<Limit>,
 }
 
 #[derive(Deserialize)]
@@ -192,6 +195,7 @@ pub(super) fn http(
         max_connections: number("max_connections", section.max_connections, 4096)?,
         max_streams: number("max_streams", section.max_streams, 2048)?,
         rate: section.rate.map_or(Some(Rate::DEFAULT), |limit| limit.0),
+        webhook_rate: section.webhook_rate.map_or(Some(Rate::WEBHOOK), |limit| limit.0),
     };
     match http.listen_problem() {
         Some(problem) => Err(source.problem(span, "http.listen", problem)),

@@ -50,6 +50,11 @@ impl Rate {
     /// What each address may ask for that is not told otherwise.
     pub const DEFAULT: Self =
         Self { times: NonZeroU32::new(100).expect("it is not zero"), per: Duration::from_secs(1) };
+
+    /// What each address may deliver that is not told otherwise: a workflow of 256 jobs, all at once, and again
+    /// when they start.
+    pub const WEBHOOK: Self =
+        Self { times: NonZeroU32::new(600).expect("it is not zero"), per: Duration::from_secs(1) };
 }
 
 impl Reach {

@@ -15,7 +15,8 @@ const IMAGE_MIB: u64 = 512;
 pub(super) fn check(subject: &Subject) -> Vec<Check> {
     let largest = subject.config.profiles.iter().map(|profile| profile.resources.disk_mib).max();
     let largest = largest.unwrap_or(0);
-    let is_micro = |kind: &RecipeKind| matches!(kind, RecipeKind::Micro {});
+    let is_micro =
+        |kind: &RecipeKind| matches!(kind, RecipeKind::Micro {} | RecipeKind::MicroWith { .. });
     let builds = subject.config.profiles.iter().any(|profile| is_micro(&profile.recipe.kind));
     let images = if builds { IMAGE_MIB } else { 0 };
     vec![

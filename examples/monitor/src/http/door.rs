@@ -12,6 +12,7 @@ use poem::{
 use super::{
     contract::Contract,
     problem::{self, Problem},
+    webhooks,
 };
 use crate::{
     config::{HttpConfig, Reads},
@@ -54,6 +55,7 @@ struct Rules {
     reads: Reads,
     body: Guard,
     pace: Option<Pace>,
+    deliveries: (Guard, Option<Pace>),
     tokens: Tokens,
     contract: Contract,
 }
@@ -65,7 +67,11 @@ impl Door {
             names: Names::new(http),
             reads: http.reads(),
             body: Guard::new(http),
-            pace: http.rate.map(Pace::new),
+            pace: http.rate.map(|rate| Pace::new(rate, "asks for more changes", "rate")),
+            deliveries: (
+                Guard::of_deliveries(http),
+                http.webhook_rate.map(|rate| Pace::new(rate, "delivers more", "webhook_rate")),
+            ),
             tokens: tokens.into(),
             contract: Contract::of_api(),
         }))
@@ -109,6 +115,11 @@ impl Rules {
     /// Finds out who sends `request` and refuses what cannot be granted, whatever it asks for.
     fn admit(&self, request: &mut Request) -> Result<(), Box<Response>> {
         let host = self.names.host(request)?;
+        if webhooks::is_delivery(request) {
+            let (body, pace) = &self.deliveries;
+            pace.iter().try_for_each(|pace| pace.check(address(request)))?;
+            return Ok(body.check(request)?);
+        }
         let reads = is_read(request.method());
         if !reads {
             self.names.check_origin(request, &host)?;
@@ -153,7 +164,8 @@ impl Rules {
             discard(&mut request).await;
             return answer;
         }
-        let cut = self.body.guard(&mut request);
+        let body = if webhooks::is_delivery(&request) { &self.deliveries.0 } else { &self.body };
+        let cut = body.guard(&mut request);
         let mut response = match endpoint.call(request).await {
             Ok(output) => output.into_response(),
             Err(error) => problem::respond(error),

@@ -41,6 +41,7 @@ pub fn value() -> &'static Value {
         let text = service(Described::<Apis>(PhantomData)).spec();
         let mut document = serde_json::from_str(&text).expect("the document is JSON");
         say_what_reading_needs(&mut document);
+        say_what_deliveries_need(&mut document);
         precise::make_precise(&mut document);
         document["components"]["schemas"]["NewJob"]["example"] =
             json!({ "title": "greet", "labels": ["linux"], "argv": ["echo", "hello"] });
@@ -79,6 +80,17 @@ fn say_what_reading_needs(document: &mut Value) {
             get["security"] = json!([{}, { "Read": [] }]);
         }
     }
+}
+
+/// What forges deliver proves itself.
+fn say_what_deliveries_need(document: &mut Value) {
+    document["components"]["securitySchemes"]["Signature"] = json!({
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Hub-Signature-256",
+        "description": "The body's HMAC-SHA256 with the webhook's secret: `sha256=` and 64 hexadecimal digits.",
+    });
+    document["paths"]["/forges/{forge}/webhook"]["post"]["security"] = json!([{ "Signature": [] }]);
 }
 
 /// Routes without what they work on: enough to describe them.

@@ -122,6 +122,43 @@ catalogue! {
         "Calls to a forge that ended: ok, or the kind of error, such as rate_limited.";
     FORGE_TIME: Histogram(CALLS), "monitor_forge_call_duration_seconds", ["forge", "call"],
         "How long calls to a forge took; drive lasts as long as its runner and is left out.";
+    FORGE_WELL: Gauge, "monitor_forge_usable", ["forge"],
+        "1 if the forge could be used when it was last called, 0 if not.";
+    FORGE_SOURCE: Gauge, "monitor_forge_demand_source_usable", ["forge", "source", "profile"],
+        "1 if this way of knowing what waits can be relied upon, 0 if not; without a profile, where it speaks of all.";
+    FORGE_ACTIVE: Gauge, "monitor_forge_demand_source_active", ["forge", "source", "profile"],
+        "1 for the way in which is known what waits for the profile at the moment.";
+    FORGE_FLAPS: Gauge, "monitor_forge_start_failures", ["forge", "profile"],
+        "Runners in a row that never came online; the forge makes no more for a while when there are many.";
+    FORGE_GHOSTS: Gauge, "monitor_forge_ghosts", ["forge"],
+        "Registrations that share their name with another, and will be removed.";
+    FORGE_REQUESTS: Counter, "monitor_forge_requests_total", ["forge", "purpose"],
+        "Requests to the forge's API, by what they were for: running, provision, look or poll.";
+    FORGE_UNCHANGED: Counter, "monitor_forge_requests_unchanged_total", ["forge"],
+        "Requests that were answered that nothing had changed, which is free of the hourly limit.";
+    FORGE_REFUSED: Counter, "monitor_forge_requests_refused_total", ["forge"],
+        "Requests that the forge refused because of a limit; above zero, others spend from the same budget.";
+    FORGE_GIVEN_UP: Counter, "monitor_forge_requests_given_up_total", ["forge"],
+        "Requests that were not made, because their turn would have come too late.";
+    FORGE_WAITED: Counter, "monitor_forge_requests_wait_seconds_total", ["forge"],
+        "For how long requests waited for their turn.";
+    FORGE_IN_FLIGHT: Gauge, "monitor_forge_requests_in_flight", ["forge"], "Requests under way.";
+    FORGE_WAITING: Gauge, "monitor_forge_requests_waiting", ["forge"], "Requests that wait for their turn.";
+    FORGE_POINTS: Gauge, "monitor_forge_points_last_minute", ["forge"],
+        "Points spent within the last minute: reading costs 1, changing 5.";
+    FORGE_MINTS: Gauge, "monitor_forge_registrations_last_minute", ["forge"],
+        "Runners registered within the last minute.";
+    FORGE_PAUSED: Gauge, "monitor_forge_paused_seconds", ["forge"],
+        "For how long the forge does not want to be asked.";
+    FORGE_LIMIT: Gauge, "monitor_forge_hourly_limit", ["forge", "resource"], "Requests that an hour has.";
+    FORGE_LEFT: Gauge, "monitor_forge_hourly_remaining", ["forge", "resource"],
+        "Requests that are left of this hour's.";
+    FORGE_RESET: Gauge, "monitor_forge_hourly_reset_seconds", ["forge", "resource"],
+        "For how long this hour still lasts.";
+    DELIVERIES: Counter, "monitor_webhook_deliveries_total", ["forge", "outcome"],
+        "Deliveries of the forge's webhook: accepted, repeated, ignored or refused; recovered from its log; lost, as another source told of their job; and jobs forgotten for want of room.";
+    HEARD: Gauge, "monitor_webhook_heard_timestamp_seconds", ["forge"],
+        "When the last delivery came that was signed.";
     HYPERVISOR_CALLS: Counter, "monitor_hypervisor_calls_total", ["call", "result"],
         "Calls to the hypervisor that ended: ok, or the kind of error.";
     HYPERVISOR_TIME: Histogram(CALLS), "monitor_hypervisor_call_duration_seconds", ["call"],

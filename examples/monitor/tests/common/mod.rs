@@ -10,7 +10,7 @@ use std::{
 };
 
 use monitor::{
-    compose::Backends,
+    compose::{self, Backends},
     config::Config,
     data_dir::DataDir,
     serve::{Base, Service},
@@ -116,13 +116,14 @@ impl Server {
             let listener = patiently(|| std::net::TcpListener::bind(address)).await;
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let base = Base::open(data).await.unwrap();
             let backends = Backends {
                 hypervisor: Arc::new(self.host.clone()),
                 builder: Arc::new(self.host.clone()),
+                forges: compose::forges(&config, self.data.path(), base.owner()).await.unwrap(),
             };
             let token = Token::new(TOKEN).unwrap();
             let tokens = Tokens::open(token, &config.tokens).unwrap();
-            let base = Base::open(data).await.unwrap();
             Service::start(&config, base, backends, tokens, listener).await.unwrap()
         });
         self.address = service.address();

@@ -14,7 +14,7 @@ use poem::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use crate::{config::HttpConfig, http::problem::Problem};
+use crate::{config::HttpConfig, http::problem::Problem, remote::MAX_DELIVERY_BYTES};
 
 /// How fast a body must come in the long run, in bytes a second.
 const SLOWEST: u64 = 1024;
@@ -24,6 +24,8 @@ const SLOWEST: u64 = 1024;
 pub struct Guard {
     limit: u64,
     patience: Duration,
+    /// What may be done about the limit.
+    way_out: &'static str,
 }
 
 /// Whether a body was cut off, and why.
@@ -32,14 +34,21 @@ pub struct Cut(Arc<OnceLock<Reason>>);
 
 #[derive(Clone, Copy)]
 enum Reason {
-    TooLarge { limit: u64 },
+    TooLarge { limit: u64, way_out: &'static str },
     TooSlow { patience: Duration },
     Broken,
 }
 
 impl Guard {
     pub fn new(http: &HttpConfig) -> Self {
-        Self { limit: http.body_limit, patience: http.body_timeout }
+        let way_out = "raise body_limit in [http]";
+        Self { limit: http.body_limit, patience: http.body_timeout, way_out }
+    }
+
+    /// For deliveries of webhooks, whose senders nobody knows before the body was read.
+    pub fn of_deliveries(http: &HttpConfig) -> Self {
+        let way_out = "no forge sends more";
+        Self { limit: MAX_DELIVERY_BYTES, patience: http.body_timeout, way_out }
     }
 
     /// Refuses a body by what the head of the request says of it.
@@ -48,9 +57,9 @@ impl Guard {
         let length = headers.get(header::CONTENT_LENGTH);
         match length.map(|length| length.to_str().ok()?.parse::<u64>().ok()) {
             Some(Some(length)) if length > self.limit => {
-                let limit = self.limit;
+                let Self { limit, way_out, .. } = self;
                 Err(Problem::too_large(format!(
-                    "the body has {length} bytes and may have {limit}; raise body_limit in [http]"
+                    "the body has {length} bytes and may have {limit}; {way_out}"
                 )))
             }
             Some(Some(_)) => Ok(()),
@@ -81,7 +90,10 @@ impl Guard {
                     Ok(Some(Ok(part))) => {
                         let seen = before + part.len() as u64;
                         if seen > self.limit {
-                            (Err(told.tell(Reason::TooLarge { limit: self.limit })), seen)
+                            {
+                                let Self { limit, way_out, .. } = self;
+                                (Err(told.tell(Reason::TooLarge { limit, way_out })), seen)
+                            }
                         } else {
                             (Ok(part), seen)
                         }
@@ -101,9 +113,9 @@ impl Cut {
     /// What its sender should know, if it was cut off.
     pub fn why(&self) -> Option<Problem> {
         let problem = match *self.0.get()? {
-            Reason::TooLarge { limit } => Problem::too_large(format!(
-                "the body has more than {limit} bytes; raise body_limit in [http]"
-            )),
+            Reason::TooLarge { limit, way_out } => {
+                Problem::too_large(format!("the body has more than {limit} bytes; {way_out}"))
+            }
             Reason::TooSlow { patience } => Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
                 format!(

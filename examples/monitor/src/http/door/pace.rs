@@ -23,15 +23,18 @@ const ADDRESSES: usize = 10_000;
 /// Counts the changes that each address asks for.
 pub struct Pace {
     rate: Rate,
+    what: &'static str,
+    key: &'static str,
     limiter: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
 }
 
 impl Pace {
-    pub fn new(rate: Rate) -> Self {
+    /// At most `rate` of `what`, which is `key` in `[http]`.
+    pub fn new(rate: Rate, what: &'static str, key: &'static str) -> Self {
         let each = (rate.per / rate.times.get()).max(Duration::from_nanos(1));
         let quota =
             Quota::with_period(each).expect("it is at least a nanosecond").allow_burst(rate.times);
-        Self { rate, limiter: RateLimiter::hashmap(quota) }
+        Self { rate, what, key, limiter: RateLimiter::hashmap(quota) }
     }
 
     /// Refuses a change when there were too many from this address.
@@ -45,8 +48,8 @@ impl Pace {
         // Rounded up: whoever comes back then is let in.
         let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let detail = format!(
-            "{address} asks for more changes than {}; try again in {wait} s, or raise rate in [http]",
-            self.rate
+            "{address} {} than {}; try again in {wait} s, or raise {} in [http]",
+            self.what, self.rate, self.key
         );
         let mut response = Problem::too_many(detail).into_response();
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
@@ -73,7 +76,7 @@ mod tests {
 
     #[test]
     fn each_address_has_its_own_measure() {
-        let pace = Pace::new("3/h".parse().unwrap());
+        let pace = Pace::new("3/h".parse().unwrap(), "asks for more changes", "rate");
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         for _ in 0..3 {
             assert!(pace.check(one).is_ok());
@@ -90,6 +93,6 @@ mod tests {
 
     #[test]
     fn the_largest_rate_is_a_rate() {
-        Pace::new(format!("{}/s", u32::MAX).parse().unwrap());
+        Pace::new(format!("{}/s", u32::MAX).parse().unwrap(), "asks for more changes", "rate");
     }
 }

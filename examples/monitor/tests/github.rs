@@ -1,0 +1,458 @@
+//! The real `monitor serve` on real QEMU, with a GitHub over real HTTP: a job's whole life, and what may go
+//! wrong in it.
+
+mod real;
+
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use fake_github::{
+    Conclusion, FakeGitHub, Fault, FaultRule, JobRequest, JobStatus, JobView, Scope, WebhookFaults,
+};
+use forge_github::guest::{JOB_COMPLETED, JOB_STARTED, START};
+use real::{Monitor, sorted};
+use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
+
+/// Stands in for GitHub's runner program.
+const RUN: &str = include_str!("../../../forge-github/tests/guest/run.sh");
+
+const WEBHOOK_SECRET: &str = "planted-webhook-secret-77ab";
+
+/// Where the deliveries go.
+const PATH: &str = "/api/v2/forges/github/webhook";
+
+/// Whether jobs may end.
+struct Gate {
+    port: u16,
+    open: Arc<AtomicBool>,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let open: Arc<AtomicBool> = Arc::default();
+        let is_open = open.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let word = if is_open.load(Ordering::Relaxed) { "go\n" } else { "wait\n" };
+                let _ = stream.write_all(word.as_bytes());
+            }
+        });
+        Self { port, open }
+    }
+
+    fn script(&self) -> String {
+        let port = self.port;
+        format!("until nc -w 5 10.0.2.2 {port} </dev/null | grep -q go; do sleep 0.1; done\n")
+    }
+
+    fn set(&self, open: bool) {
+        self.open.store(open, Ordering::Relaxed);
+    }
+}
+
+/// A GitHub with the organisation `acme`, and a service that runs the jobs of `acme/widgets`.
+struct World {
+    github: Arc<FakeGitHub>,
+    scope: Scope,
+    token: String,
+    gate: Gate,
+    monitor: Monitor,
+    runtime: Runtime,
+}
+
+impl World {
+    /// With these lines in `[[github]]`, and these in the profile.
+    fn new(github: &str, profile: &str) -> Option<Self> {
+        let mut monitor = Monitor::new()?;
+        let runtime = Runtime::new().unwrap();
+        let fake = runtime.block_on(FakeGitHub::builder().ghes().start()).unwrap();
+        let scope = fake.organisation("acme");
+        fake.repository("acme", "widgets");
+        let token = fake.classic_token("mona", &["repo", "admin:org"]);
+        let gate = Gate::new();
+        let dir = monitor.dir.path();
+        fs::write(dir.join("token"), &token).unwrap();
+        fs::write(dir.join("webhook"), WEBHOOK_SECRET).unwrap();
+        let server = fake.web_url().replace("127.0.0.1", "10.0.2.2");
+        let files = archive(&[
+            ("opt/runner/start.sh", START),
+            ("opt/runner/job-started.sh", JOB_STARTED),
+            ("opt/runner/job-completed.sh", JOB_COMPLETED),
+            ("opt/actions-runner/run.sh", RUN),
+            ("opt/actions-runner/job.sh", &gate.script()),
+            ("opt/actions-runner/server", &server),
+        ]);
+        let sha256: String = Sha256::digest(&files).iter().map(|b| format!("{b:02x}")).collect();
+        fs::write(dir.join("runner.tar"), files).unwrap();
+        let url = fake.web_url();
+        let section = format!(
+            "[[github]]\nname = \"github\"\nurl = \"{url}/acme\"\ntoken = {{ file = \"token\" }}\n\
+             list_every = \"250ms\"\nlist_quietly_every = \"1s\"\n{github}\n[[profile]]\n\
+             forge = \"github\"\n{profile}\n"
+        );
+        let image = format!(
+            "image = {{ kind = \"micro\", files = \"runner.tar\", sha256 = \"{sha256}\" }}"
+        );
+        monitor.config = monitor
+            .config
+            .replace("[[profile]]\n", &section)
+            .replace("image = { kind = \"micro\" }", &image)
+            .replace("min_idle = 1", "min_idle = 0");
+        monitor.start();
+        Some(Self { github: Arc::new(fake), scope, token, gate, monitor, runtime })
+    }
+
+    /// With deliveries, and nobody who asks but once at the start.
+    fn hearing(profile: &str) -> Option<Self> {
+        Self::hearing_and("sweep_every = \"1h\"", profile)
+    }
+
+    fn hearing_and(github: &str, profile: &str) -> Option<Self> {
+        let world = Self::new(
+            &format!(
+                "webhook = [{{ file = \"webhook\" }}]\nrepositories = [\"acme/widgets\"]\n\
+                 poll_every = \"1h\"\n{github}"
+            ),
+            profile,
+        )?;
+        let url = format!("{}{PATH}", world.monitor.url());
+        world.github.hook(&world.scope, &url, WEBHOOK_SECRET);
+        world.until("the webhook is relied upon", |world| world.relies_on("webhook"));
+        Some(world)
+    }
+
+    fn asking(profile: &str) -> Option<Self> {
+        Self::new("repositories = [\"acme/widgets\"]\npoll_every = \"500ms\"", profile)
+    }
+
+    fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+        self.monitor.eventually(what, || is_so(self).then_some(()));
+    }
+
+    /// What `/metrics` says of a series, if it is there.
+    fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = self.monitor.ask(reqwest::Method::GET, "/metrics", None)?;
+        let text = String::from_utf8(text).unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("{series} ")))?;
+        line.rsplit_once(' ')?.1.parse().ok()
+    }
+
+    fn relies_on(&self, source: &str) -> bool {
+        let labels = format!("forge=\"github\",profile=\"micro\",source=\"{source}\"");
+        self.metric(&format!("monitor_forge_demand_source_active{{{labels}}}")) == Some(1.0)
+    }
+
+    /// Why the forge cannot be seen, where it cannot.
+    fn blind(&self) -> Option<String> {
+        let (_, ready) = self.monitor.ask(reqwest::Method::GET, "/readyz", None)?;
+        let ready: serde_json::Value = serde_json::from_slice(&ready).unwrap();
+        ready["blind"]["forge github"].as_str().map(str::to_owned)
+    }
+
+    fn queue(&self) -> i64 {
+        self.queue_for("micro")
+    }
+
+    fn queue_for(&self, label: &str) -> i64 {
+        self.github.enqueue(JobRequest::new("acme/widgets", [label])).unwrap().id
+    }
+
+    fn job(&self, id: i64) -> JobView {
+        self.github.job(id).unwrap()
+    }
+
+    /// Waits until a machine has the job, and gives the worker's name.
+    fn begun(&self, job: i64) -> String {
+        self.until("the job begins", |world| world.job(job).status == JobStatus::InProgress);
+        let runner = self.job(job).runner.expect("a job that runs has a runner");
+        let (worker, _owner) = runner.split_once('_').expect("it has the owner's mark");
+        worker.to_owned()
+    }
+
+    /// Lets the job end, and waits until nothing is left of its worker.
+    fn ends(&self, job: i64, worker: &str) {
+        self.gate.set(true);
+        self.until("the job ends", |world| world.job(job).status == JobStatus::Completed);
+        self.gate.set(false);
+        assert_eq!(self.job(job).conclusion, Some(Conclusion::Success));
+        self.gone(worker);
+    }
+
+    fn gone(&self, worker: &str) {
+        self.until("its machine, disk and record are gone", |world| {
+            let monitor = &world.monitor;
+            let machines = monitor.directories();
+            let records = monitor.records();
+            !machines.iter().chain(&records).any(|name| name == worker)
+        });
+        let prefix = format!("{worker}_");
+        self.until("its registration is gone", |world| {
+            !world.registered().iter().any(|name| name.starts_with(&prefix))
+        });
+    }
+
+    /// The names of the runners that GitHub has.
+    fn registered(&self) -> Vec<String> {
+        sorted(self.github.runners().into_iter().map(|runner| runner.name).collect())
+    }
+
+    /// One job from its first delivery to its last trace.
+    fn life(&self, label: &str) {
+        let job = self.queue_for(label);
+        let worker = self.begun(job);
+        self.until("it is shown as busy", |world| world.monitor.workers("busy") == [&*worker]);
+        self.ends(job, &worker);
+    }
+
+    /// Drains the service, and sees that nothing is left anywhere.
+    fn leaves_nothing(mut self) {
+        self.monitor.kill();
+        self.monitor.start_with(&["--drain-on-exit"]);
+        let ended = self.monitor.terminate();
+        assert!(ended.success(), "{ended}");
+        assert_eq!(self.monitor.directories(), [] as [&str; 0]);
+        assert_eq!(self.monitor.records(), [] as [&str; 0]);
+        assert_eq!(self.monitor.processes(), []);
+        assert_eq!(self.registered(), [] as [&str; 0]);
+        self.lawful();
+        let said = self.monitor.said();
+        for secret in [&*self.token, WEBHOOK_SECRET] {
+            assert!(!said.contains(secret), "a secret is in the log");
+        }
+    }
+
+    /// How the calls of this kind were answered; `path` begins with a star.
+    fn answers(&self, method: &str, path: &str) -> Vec<Option<u16>> {
+        let calls = self.github.calls();
+        let such = |path_of: &str| path_of.ends_with(path.trim_start_matches('*'));
+        let such = calls.iter().filter(|call| call.method == method && such(&call.path));
+        such.map(|call| call.status).collect()
+    }
+
+    /// All that was sent is as GitHub describes it.
+    fn lawful(&self) {
+        let lines: Vec<String> = self.github.violations().iter().map(ToString::to_string).collect();
+        assert!(lines.is_empty(), "{}", lines.join("\n"));
+    }
+}
+
+fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        header.set_cksum();
+        archive.append_data(&mut header, path, content.as_bytes()).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+fn fault(fault: Fault, method: &str, path: &str) -> FaultRule {
+    FaultRule::once(fault).method(method).path(path)
+}
+
+const MINT: &str = "*/actions/runners/generate-jitconfig";
+
+#[test]
+fn a_delivery_boots_a_machine_that_takes_its_job_and_is_gone() {
+    let Some(world) = World::hearing("sources = [\"webhook\", \"poll\"]") else { return };
+    assert_eq!(world.registered(), [] as [&str; 0]);
+    world.life("micro");
+    // The next one is as good.
+    world.life("micro");
+    let heard = "monitor_webhook_deliveries_total{forge=\"github\",outcome=\"accepted\"}";
+    assert!(world.metric(heard) >= Some(6.0), "{:?}", world.metric(heard));
+    world.leaves_nothing();
+}
+
+#[test]
+fn asking_finds_a_job_just_as_well() {
+    let Some(world) = World::asking("") else { return };
+    world.life("micro");
+    world.leaves_nothing();
+}
+
+#[test]
+fn a_scale_set_has_its_jobs_run_by_runners_of_its_own() {
+    let profile = "sources = [\"scale-set\"]\nscale_set = \"linux-set\"";
+    let Some(world) = World::new("", profile) else { return };
+    world.until("the session is open", |world| world.relies_on("scale-set"));
+    world.life("linux-set");
+    world.leaves_nothing();
+}
+
+#[test]
+fn a_machine_is_ready_before_the_job_and_the_next_one_after_it() {
+    let Some(mut world) = World::asking("") else { return };
+    world.monitor.config = world.monitor.config.replace("min_idle = 0", "min_idle = 1");
+    world.monitor.kill();
+    world.monitor.start();
+    let first = world.monitor.idle("micro");
+    let job = world.queue();
+    assert_eq!(world.begun(job), first);
+    world.ends(job, &first);
+    let second = world.monitor.idle("micro");
+    assert_ne!(first, second);
+    // GitHub refuses to remove it at first: it is asked again.
+    let refusal = Fault::Status { status: 422, retry_after: None, message: None };
+    world.github.fault(fault(refusal, "DELETE", "*/actions/runners/*"));
+    let github = world.github.clone();
+    world.leaves_nothing();
+    let mut calls = github.calls();
+    calls.retain(|call| call.method == "DELETE" && call.status != Some(404));
+    let answers: Vec<_> = calls.iter().map(|call| call.status).collect();
+    assert_eq!(answers, [Some(422), Some(204)]);
+}
+
+#[test]
+fn a_registration_whose_answer_was_lost_or_whose_name_is_taken_becomes_no_ghost() {
+    let Some(world) = World::asking("") else { return };
+    world.github.fault(fault(Fault::LostReply, "POST", MINT));
+    world.life("micro");
+    assert_eq!(world.answers("POST", MINT)[..2], [None, Some(201)]);
+    let taken = Fault::Status { status: 409, retry_after: None, message: None };
+    world.github.fault(fault(taken, "POST", MINT));
+    world.life("micro");
+    assert!(world.answers("POST", MINT).contains(&Some(409)));
+    world.leaves_nothing();
+}
+
+#[test]
+fn a_list_without_its_second_page_destroys_nothing() {
+    let Some(world) = World::asking("") else { return };
+    let job = world.queue();
+    let worker = world.begun(job);
+    for number in 0..101 {
+        world.foreign(number);
+    }
+    let broken = Fault::Status { status: 502, retry_after: None, message: None };
+    let rule = FaultRule::always(broken).path("*/actions/runners?*page=2*");
+    world.github.fault(rule);
+    world.until("it is blind and says why", |world| {
+        world.blind().is_some_and(|why| why.contains("502"))
+    });
+    assert_eq!(world.monitor.directories(), [&*worker]);
+    assert_eq!(world.job(job).status, JobStatus::InProgress);
+    world.github.clear_faults();
+    world.until("it sees again", |world| world.blind().is_none());
+    world.ends(job, &worker);
+    world.lawful();
+}
+
+#[test]
+fn a_token_that_ends_in_mid_job_is_swapped_by_editing_its_file() {
+    let Some(world) = World::asking("") else { return };
+    let job = world.queue();
+    let worker = world.begun(job);
+    world.github.revoke(&world.token);
+    world.until("it is blind, and says what is needed", |world| {
+        world.blind().is_some_and(|why| why.contains("Self-hosted runners: read and write"))
+    });
+    world.gate.set(true);
+    world.until("the job ends all the same", |world| world.job(job).status == JobStatus::Completed);
+    world.gate.set(false);
+    let token = world.github.classic_token("mona", &["repo", "admin:org"]);
+    fs::write(world.monitor.dir.path().join("token"), token).unwrap();
+    world.until("it sees again", |world| world.blind().is_none());
+    world.gone(&worker);
+    world.life("micro");
+    world.leaves_nothing();
+}
+
+#[test]
+fn a_lost_delivery_is_made_up_for_by_asking() {
+    let profile = "sources = [\"webhook\", \"poll\"]";
+    let Some(world) = World::hearing_and("sweep_every = \"1s\"", profile) else { return };
+    world.github.webhook_faults(WebhookFaults { vanish: 1.0, ..WebhookFaults::default() });
+    world.life("micro");
+    let heard = "monitor_webhook_deliveries_total{forge=\"github\",outcome=\"accepted\"}";
+    assert_eq!(world.metric(heard), Some(0.0));
+    world.leaves_nothing();
+}
+
+#[test]
+fn deliveries_in_reverse_and_five_times_over_make_one_machine_for_each_job() {
+    let Some(world) = World::hearing("sources = [\"webhook\", \"poll\"]") else { return };
+    world.github.hold_webhooks();
+    let jobs = [world.queue(), world.queue()];
+    world.github.release_webhooks(5, true);
+    let workers = jobs.map(|job| world.begun(job));
+    world.until("both are shown as busy", |world| world.monitor.workers("busy").len() == 2);
+    world.github.hold_webhooks();
+    world.gate.set(true);
+    for (job, worker) in jobs.iter().zip(&workers) {
+        world.until("the job ends", |world| world.job(*job).status == JobStatus::Completed);
+        world.gone(worker);
+    }
+    world.github.release_webhooks(5, true);
+    world.until("all was delivered", |world| world.github.undelivered() == 0);
+    assert_eq!(world.answers("POST", MINT).len(), 2);
+    world.leaves_nothing();
+}
+
+#[test]
+fn a_job_runs_from_its_first_step_to_its_last_while_github_is_down() {
+    let Some(world) = World::asking("") else { return };
+    let job = world.queue();
+    let worker = world.begun(job);
+    // What its machine talks to is up: the runner program has a connection of its own.
+    for path in ["/orgs/*", "/repos/*"] {
+        world.github.fault(FaultRule::always(Fault::Reset).path(path));
+    }
+    world.until("it is blind", |world| world.blind().is_some());
+    world.gate.set(true);
+    world.until("the job ends", |world| world.job(job).status == JobStatus::Completed);
+    assert_eq!(world.job(job).conclusion, Some(Conclusion::Success));
+    world.github.clear_faults();
+    world.until("it sees again", |world| world.blind().is_none());
+    world.gone(&worker);
+    world.leaves_nothing();
+}
+
+#[test]
+fn a_job_outlives_kill_9_of_the_service() {
+    let Some(mut world) = World::hearing("sources = [\"webhook\", \"poll\"]") else { return };
+    let job = world.queue();
+    let worker = world.begun(job);
+    let port = world.monitor.port();
+    world.monitor.kill();
+    world.monitor.listen(port);
+    world.monitor.start();
+    world.until("it is adopted", |world| world.monitor.workers("busy") == [&*worker]);
+    world.ends(job, &worker);
+    // While nobody is there.
+    let job = world.queue();
+    let worker = world.begun(job);
+    world.monitor.kill();
+    world.gate.set(true);
+    world.until("the job ends", |world| world.job(job).status == JobStatus::Completed);
+    world.gate.set(false);
+    world.monitor.start();
+    world.gone(&worker);
+    world.leaves_nothing();
+}
+
+impl World {
+    /// Registers a runner of somebody else's.
+    fn foreign(&self, number: u32) {
+        let url = format!("{}/orgs/acme/actions/runners/generate-jitconfig", self.github.api_url());
+        let body = serde_json::json!({
+            "name": format!("elsewhere-{number}"), "runner_group_id": 1, "labels": ["elsewhere"],
+        });
+        let client = reqwest::Client::builder().no_proxy().user_agent("a test").build().unwrap();
+        let request = client.post(url).bearer_auth(&self.token).json(&body);
+        let answer = self.runtime.block_on(request.send()).unwrap();
+        assert_eq!(answer.status(), 201);
+    }
+}

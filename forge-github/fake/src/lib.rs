@@ -1,0 +1,43 @@
+//! A GitHub for tests: stateful, over real HTTP, and held to the published description in both directions.
+
+mod access;
+mod account;
+mod api;
+mod app;
+mod artifact;
+mod clock;
+mod contract;
+mod control;
+mod downloads;
+mod exchange;
+mod faults;
+mod github;
+mod hook;
+mod ids;
+mod job;
+mod limits;
+mod page;
+mod program;
+mod record;
+mod rest;
+mod runner;
+mod scale_set;
+mod scope;
+mod server;
+mod state;
+mod storage;
+mod tls;
+mod webhooks;
+
+pub use access::{Level, Permissions};
+pub use app::App;
+pub use clock::Clock;
+pub use downloads::Download;
+pub use faults::{Fault, FaultRule, On};
+pub use github::{Builder, FakeGitHub, Impossible, JobView, RunnerView};
+pub use job::{Conclusion, JobRequest, JobStatus};
+pub use limits::Limits;
+pub use program::{AssignedJob, RunnerError};
+pub use record::{Call, Violation};
+pub use scope::{NotAScope, Scope};
+pub use webhooks::WebhookFaults;

@@ -1,0 +1,326 @@
+//! GitHub as a forge.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use runner_core::{
+    Changes, Error, Forge, ProfileName, ReservationId, Result, RunnerId,
+    forge::{ForgeCapabilities, QueuedJob, Registration, Runner, RunnerSpec, RunnerStatus},
+};
+use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
+
+use crate::{
+    breaker::Breaker,
+    budget::Priority,
+    client::Client,
+    config::{GithubConfig, GithubPace, GithubProfile},
+    demand::{Note, Waiting, merge::Demand},
+    error::{Explain, backend, number},
+    groups::Groups,
+    jobs::PollSource,
+    labels,
+    runners::{GithubRunner, Removal},
+    scope::Scope,
+    view::View,
+};
+
+mod figures;
+mod register;
+mod reserve;
+
+pub use figures::{GithubFigures, SourceFigures};
+
+/// How old a list may be to confirm that what GitHub does not know is gone.
+const CONFIRMS: Duration = Duration::from_secs(60);
+
+/// The runners of one owner, in one scope of one GitHub.
+///
+/// # Errors
+/// Each call of [`Forge`] may fail with `Unauthorized`, which says what to grant where; `RateLimited`; and
+/// `Backend`, when GitHub is down or what answers is not GitHub. It goes on by itself when that is over.
+pub struct GithubForge {
+    inner: Arc<Inner>,
+    tasks: Vec<AbortHandle>,
+}
+
+struct Inner {
+    client: Client,
+    config: GithubConfig,
+    demand: Demand,
+    groups: Groups,
+    breaker: Breaker,
+    view: Mutex<View>,
+    /// Held by whoever lists, so that the others wait for that instead of listing too.
+    listing: Semaphore,
+}
+
+impl GithubForge {
+    /// A forge. It sees to what is due from time to time in tasks that end with it.
+    ///
+    /// # Errors
+    /// `Invalid` for names that a runner's name at GitHub has no room for.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(client: Client, mut config: GithubConfig) -> Result<Self> {
+        config.check()?;
+        if let (Scope::Repository(name), true) =
+            (client.place().scope(), config.repositories.is_empty())
+        {
+            config.repositories.push(name.clone());
+        }
+        let pace = config.pace;
+        let poll =
+            PollSource::new(client.clone(), config.repositories.clone(), pace.demand.poll_every);
+        let demand = Demand::new(
+            config.demand(),
+            config.sources.clone(),
+            Arc::new(poll),
+            pace.demand,
+            *client.clock(),
+        );
+        let inner = Arc::new(Inner {
+            view: Mutex::new(View::new(config.owner.clone())),
+            breaker: Breaker::new(config.breaker),
+            client,
+            config,
+            demand,
+            groups: Groups::default(),
+            listing: Semaphore::new(1),
+        });
+        let mut tasks = Vec::new();
+        for index in 0..inner.demand.sources().len() {
+            let inner = inner.clone();
+            let listen = async move { inner.demand.listen(index).await };
+            tasks.push(tokio::spawn(listen).abort_handle());
+        }
+        let hinted = inner.clone();
+        let hear = async move {
+            let mut changes = hinted.demand.changes();
+            loop {
+                changes.next().await;
+                hinted.view().hinted = true;
+            }
+        };
+        tasks.push(tokio::spawn(hear).abort_handle());
+        let tended = inner.clone();
+        let tend = async move {
+            loop {
+                tended.demand.tend().await;
+                tended.reap(pace).await;
+                tokio::time::sleep(pace.tend_every).await;
+            }
+        };
+        tasks.push(tokio::spawn(tend).abort_handle());
+        Ok(Self { inner, tasks })
+    }
+
+    /// The client it uses.
+    pub fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    /// Every job that waits, with what is known about where it comes from.
+    ///
+    /// # Errors
+    /// As [`Forge::queued_jobs`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn waiting(&self) -> Result<Vec<Waiting>> {
+        self.inner.demand.queued().await
+    }
+
+    /// What an operator may want to know about demand: which source took over why, and what GitHub said about
+    /// jobs that wait for long. The last 200, oldest first.
+    pub fn notes(&self) -> Vec<Note> {
+        self.inner.demand.notes()
+    }
+}
+
+impl Drop for GithubForge {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Inner {
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn profile(&self, name: &ProfileName) -> Option<&GithubProfile> {
+        self.config.profiles.get(name)
+    }
+
+    /// How old the list may be at the moment.
+    fn patience(&self) -> Duration {
+        let pace = self.config.pace;
+        let view = self.view();
+        if view.hinted || view.is_starting() || !self.demand.hints() {
+            pace.list_every
+        } else {
+            pace.list_quietly_every
+        }
+    }
+
+    /// Makes sure that the list is at most so old.
+    async fn look(&self, patience: Duration) -> Result<()> {
+        let fresh = |inner: &Self, now: Instant| {
+            inner.view().began().is_some_and(|began| now < began + patience)
+        };
+        if fresh(self, Instant::now()) {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let _turn = self.listing.acquire().await; // It is never closed.
+        if self.view().began().is_some_and(|began| began >= asked) || fresh(self, Instant::now()) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.view().hinted = false;
+        let list = self.client.runners(Priority::Look).await;
+        let doing = format!("list the runners of {}", self.client.place().scope());
+        let list = match list.explain(&doing, &self.client) {
+            Ok(list) => list,
+            Err(error) => {
+                self.view().hinted = true;
+                return Err(error);
+            }
+        };
+        list.iter()
+            .filter(|runner| runner.is_online() || runner.busy)
+            .for_each(|runner| self.breaker.came_online(runner.id));
+        self.view().take(list, began);
+        Ok(())
+    }
+
+    fn reported(&self, name: runner_core::WorkerName, runner: GithubRunner) -> Runner {
+        let reserved_for = labels::reserved_for(runner.labels.iter().map(|label| &*label.name));
+        let status = match (runner.busy, runner.is_online()) {
+            (true, _) => RunnerStatus::Busy(self.demand.job_of(&runner.name)),
+            (false, true) => RunnerStatus::Idle,
+            (false, false) => RunnerStatus::Offline,
+        };
+        Runner { id: runner_id(runner.id), name, status, reserved_for }
+    }
+
+    /// Removes a runner, if GitHub says that it has no job.
+    async fn remove(&self, id: u64) -> Result<()> {
+        if self.is_over(id) {
+            self.breaker.came_online(id);
+            self.view().removed(id, Instant::now());
+            return Ok(());
+        }
+        let doing = format!("remove runner {id}");
+        match self.client.remove_runner(id).await.explain(&doing, &self.client)? {
+            Removal::Removed => self.breaker.removed(id, Instant::now()),
+            Removal::Busy => return Err(Error::busy(format!("runner {id}"))),
+            Removal::Unknown => {
+                self.confirm_gone(id).await?;
+                self.breaker.came_online(id);
+            }
+        }
+        self.view().removed(id, Instant::now());
+        Ok(())
+    }
+
+    /// Whether GitHub said that the runner's job is over: then it removes it by itself. That is believed once;
+    /// if the runner is to be removed again, it was still listed, and GitHub is told to.
+    fn is_over(&self, id: u64) -> bool {
+        let name = self.view().name(id).map(str::to_owned);
+        name.is_some_and(|name| self.demand.is_over(&name)) && self.view().believe(id)
+    }
+
+    /// GitHub says "not found" also to whoever may not see a thing any more. That a runner is gone takes a
+    /// list that lacks it.
+    async fn confirm_gone(&self, id: u64) -> Result<()> {
+        let lacks = |inner: &Self| inner.view().get(id).is_none();
+        let recent = |inner: &Self| {
+            inner.view().began().is_some_and(|began| Instant::now() < began + CONFIRMS)
+        };
+        if recent(self) && lacks(self) {
+            return Ok(());
+        }
+        self.view().settled(id);
+        self.look(Duration::ZERO).await?;
+        if lacks(self) {
+            return Ok(());
+        }
+        let why = "GitHub lists it, and says that it does not exist";
+        Err(backend(format!("remove runner {id}"), why))
+    }
+
+    /// Removes registrations that share their name with a better one, and have been offline for long enough.
+    async fn reap(&self, pace: GithubPace) {
+        let now = Instant::now();
+        let due: Vec<u64> = {
+            let view = self.view();
+            let is_due = |(id, since): (&u64, &Instant)| {
+                let offline = view.get(*id).is_some_and(|r| !r.busy && !r.is_online());
+                (offline && *since + pace.ghost_grace <= now).then_some(*id)
+            };
+            view.hidden.iter().filter_map(is_due).collect()
+        };
+        for id in due {
+            match self.remove(id).await {
+                Ok(()) => tracing::info!(id, "Removed a registration that nothing belongs to."),
+                Err(error) => {
+                    let error = runner_core::error::chain(&error);
+                    tracing::debug!(id, error, "A registration that nothing belongs to stays.");
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Forge for GithubForge {
+    fn capabilities(&self) -> ForgeCapabilities {
+        ForgeCapabilities { changes: self.inner.demand.hints(), guest_pulls: true, reserves: true }
+    }
+
+    async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {
+        self.inner.register(spec).await
+    }
+
+    async fn deregister(&self, id: &RunnerId) -> Result<()> {
+        match number(id.as_str()) {
+            Some(id) => self.inner.remove(id).await,
+            None => Ok(()), // GitHub never gave it.
+        }
+    }
+
+    async fn runners(&self) -> Result<Vec<Runner>> {
+        let inner = &self.inner;
+        inner.look(inner.patience()).await?;
+        let ours = inner.view().ours(Instant::now());
+        Ok(ours.into_iter().map(|(name, runner)| inner.reported(name, runner)).collect())
+    }
+
+    async fn queued_jobs(&self) -> Result<Vec<QueuedJob>> {
+        Ok(self.inner.demand.queued().await?.into_iter().map(|waiting| waiting.job).collect())
+    }
+
+    fn changes(&self) -> Changes {
+        match self.inner.demand.hints() {
+            true => self.inner.demand.changes(),
+            false => Changes::never(),
+        }
+    }
+
+    async fn reserve(&self, id: &RunnerId, reservation: &ReservationId) -> Result<()> {
+        self.inner.reserve(id, reservation).await
+    }
+
+    async fn release(&self, id: &RunnerId) -> Result<()> {
+        self.inner.release(id).await
+    }
+}
+
+fn runner_id(number: u64) -> RunnerId {
+    RunnerId::new(number.to_string()).expect("a number is a valid id")
+}
