@@ -1,0 +1,1 @@
+//! GitLab jobs in single-use machines: the job protocol and the administration of runners.
