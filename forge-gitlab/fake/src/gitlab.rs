@@ -1,0 +1,168 @@
+//! The host that everybody talks to: workhorse, which holds requests, before Rails, which answers them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde_json::Map;
+use url::form_urlencoded;
+
+use crate::{
+    api,
+    contract::Contract,
+    exchange::{Media, Parameters, Refusal, Reply, Request},
+    faults::{FaultKind, route},
+    ids::random_hex,
+    record::Call,
+    server::{Cut, Response, half, whole},
+    state::Shared,
+};
+
+const JOB_REQUEST: &str = "POST /api/v4/jobs/request";
+
+/// The longest request for a job that workhorse reads, in bytes.
+const LONGEST_JOB_REQUEST: usize = 32 * 1024;
+
+pub(crate) async fn answer(
+    shared: Arc<Shared>,
+    request: http::Request<Incoming>,
+) -> Result<Response, Cut> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path().to_owned();
+    let route = route(&head.method, &path);
+    let (number, fault) = {
+        let mut state = shared.look();
+        let agent = head.headers.get(header::USER_AGENT);
+        let number = {
+            let at = state.now();
+            let agent = agent.and_then(|agent| agent.to_str().ok()).map(str::to_owned);
+            let call = Call { at, route: route.clone(), path, status: None, user_agent: agent };
+            state.record.asked(call)
+        };
+        (number, state.faults.draw(&route))
+    };
+    match fault {
+        Some(FaultKind::Reset) => return Err(Cut),
+        Some(FaultKind::Hang) => std::future::pending().await,
+        _ => (),
+    }
+    // A client that went away gets no answer.
+    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+    let mut request = read(head, body);
+    let reply = match &fault {
+        Some(FaultKind::Status { status, retry_after }) => {
+            let reply = Refusal::new(*status, format!("{status} on purpose")).into_reply();
+            match retry_after {
+                Some(wait) => reply.with(header::RETRY_AFTER, wait.as_secs()),
+                None => reply,
+            }
+        }
+        Some(FaultKind::Html(status)) => {
+            let page = "<html><body><h1>Whoops, something went wrong.</h1></body></html>\n";
+            Reply::raw(*status, "text/html", Bytes::from_static(page.as_bytes()))
+        }
+        _ => handle(&shared, &route, &mut request).await,
+    };
+    match fault {
+        Some(FaultKind::LostAnswer) => return Err(Cut),
+        Some(FaultKind::Truncated) => {
+            let response = half(reply);
+            return if hyper::body::Body::size_hint(response.body()).exact() == Some(0) {
+                Err(Cut)
+            } else {
+                Ok(response)
+            };
+        }
+        Some(FaultKind::Slow(time)) => tokio::time::sleep(time).await,
+        _ => (),
+    }
+    shared.look().record.answered(number, reply.status.as_u16());
+    let reply = reply.with("x-request-id", random_hex(13));
+    let polling = route == JOB_REQUEST && !shared.look().settings.long_poll.is_zero();
+    Ok(whole(if polling { reply.with("gitlab-ci-builds-polling", "yes") } else { reply }))
+}
+
+fn read(head: http::request::Parts, body: Bytes) -> Request {
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let base = format!("http://{}", host.unwrap_or("gitlab.example.com"));
+    let query = form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes());
+    Request {
+        query: query.into_owned().collect(),
+        path: head.uri.path().to_owned(),
+        method: head.method,
+        headers: head.headers,
+        body,
+        parameters: Parameters::new(),
+        fields: Map::new(),
+        files: Vec::new(),
+        base,
+    }
+}
+
+/// Does what is asked, and holds both sides to the description.
+async fn handle(shared: &Shared, route: &str, request: &mut Request) -> Reply {
+    let name = format!("{} {}", request.method, request.path);
+    let readable = request.read_body().await;
+    let operation = Contract::gitlab().find(&request.method, &request.path);
+    let operation = operation.map(|(operation, parameters)| {
+        request.parameters = parameters;
+        operation
+    });
+    let wrong = match operation {
+        Some(operation) => operation.check_request(request),
+        None => vec!["GitLab has no such route, or nobody described it".to_owned()],
+    };
+    {
+        let mut state = shared.look();
+        for what in wrong {
+            state.record.complain(&name, false, what);
+        }
+    }
+    let held = if route == JOB_REQUEST { hold(shared, request).await } else { None };
+    let reply = match (held, readable) {
+        (Some(reply), _) => reply,
+        (None, Err(refusal)) => refusal.into_reply(),
+        (None, Ok(())) => shared
+            .change(|state| api::answer(state, route, request))
+            .unwrap_or_else(Refusal::into_reply),
+    };
+    if let Some(operation) = operation
+        && !reply.odd
+    {
+        let wrong = operation.check_reply(&reply);
+        let mut state = shared.look();
+        for what in wrong {
+            state.record.complain(&name, true, what);
+        }
+    }
+    reply
+}
+
+/// What workhorse does with a request for a job: whoever was told how things are waits here until they change.
+/// `None` lets it through to Rails.
+///
+/// Things that have changed already let it through; things that change while it waits do not. The client asks
+/// again and is told then (`workhorse/internal/builds/register.go`).
+async fn hold(shared: &Shared, request: &Request) -> Option<Reply> {
+    let long_poll = shared.look().settings.long_poll;
+    if long_poll.is_zero() {
+        return None;
+    }
+    if request.body.len() > LONGEST_JOB_REQUEST {
+        return Some(Refusal::new(413, "413 Request Entity Too Large").into_reply());
+    }
+    if request.method != Method::POST || request.media() != Media::Json {
+        return None;
+    }
+    let seen = request.text("last_update").filter(|seen| !seen.is_empty())?;
+    let token = request.text("token").filter(|token| !token.is_empty())?;
+    if !shared.look().is_latest_for(token, seen) {
+        return None;
+    }
+    let news = shared.until(|state| (!state.is_latest_for(token, seen)).then_some(()));
+    // Both ways it is told nothing.
+    let _ = tokio::time::timeout(long_poll, news).await;
+    Some(Reply::empty(204))
+}

@@ -1,0 +1,127 @@
+//! All that GitLab knows.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::{
+    access::AccessToken,
+    account::{Group, Level, Place, Project, User},
+    clock::Clock,
+    faults::Faults,
+    ids::{GroupId, JobId, PipelineId, ProjectId, RunnerId, UserId},
+    job::Job,
+    pipeline::Pipeline,
+    queue::QueueValue,
+    record::Record,
+    runner::Runner,
+    settings::Settings,
+};
+
+/// The state, and word of its changes.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    pub(crate) changed: Notify,
+}
+
+pub(crate) struct State {
+    pub(crate) clock: Clock,
+    last_id: u64,
+    /// What tells this GitLab from all others.
+    pub(crate) instance: String,
+    pub(crate) settings: Settings,
+    pub(crate) users: BTreeMap<UserId, User>,
+    pub(crate) groups: BTreeMap<GroupId, Group>,
+    pub(crate) projects: BTreeMap<ProjectId, Project>,
+    pub(crate) members: Vec<(UserId, Place, Level)>,
+    pub(crate) access_tokens: HashMap<String, AccessToken>,
+    pub(crate) registration_token: String,
+    pub(crate) runners: BTreeMap<RunnerId, Runner>,
+    pub(crate) queue_values: HashMap<RunnerId, QueueValue>,
+    pub(crate) pipelines: BTreeMap<PipelineId, Pipeline>,
+    pub(crate) jobs: BTreeMap<JobId, Job>,
+    /// Files on the other host, by the secret part of their address.
+    pub(crate) stored: HashMap<String, Bytes>,
+    /// Where that host is.
+    pub(crate) storage: String,
+    pub(crate) faults: Faults,
+    pub(crate) down: bool,
+    pub(crate) record: Record,
+}
+
+impl Shared {
+    pub(crate) fn new(clock: Clock, settings: Settings, storage: String, seed: u64) -> Self {
+        let state = State {
+            clock,
+            last_id: 0,
+            instance: Uuid::new_v4().to_string(),
+            settings,
+            users: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            projects: BTreeMap::new(),
+            members: Vec::new(),
+            access_tokens: HashMap::new(),
+            registration_token: crate::ids::random_text(20),
+            runners: BTreeMap::new(),
+            queue_values: HashMap::new(),
+            pipelines: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            stored: HashMap::new(),
+            storage,
+            faults: Faults::seeded(seed),
+            down: false,
+            record: Record::default(),
+        };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// The state as it is now, to look at.
+    pub(crate) fn look(&self) -> MutexGuard<'_, State> {
+        // A test that panicked while it held this has failed already.
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        state.end_forgotten_jobs();
+        state
+    }
+
+    /// Changes the state, and wakes whoever waits for that.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let done = change(&mut self.look());
+        self.changed.notify_waiters();
+        done
+    }
+
+    /// Waits until `look` finds what it looks for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Looks only.
+    pub(crate) async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(found) = look(&mut self.look()) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A number that nothing else has.
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
