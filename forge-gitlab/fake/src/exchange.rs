@@ -130,8 +130,7 @@ impl Request {
         match self.field(name) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(Value::String(text)) if matches!(text.as_str(), "true" | "1") => Ok(Some(true)),
-            Some(Value::String(text)) if matches!(text.as_str(), "false" | "0") => Ok(Some(false)),
+            Some(Value::String(text)) if flag(text).is_some() => Ok(flag(text)),
             Some(_) => Err(Refusal::parameter(format!("{name} is invalid"))),
         }
     }
@@ -154,6 +153,15 @@ impl Request {
         };
         let items = items.into_iter().map(str::trim).filter(|item| !item.is_empty());
         Some(items.map(str::to_owned).collect())
+    }
+}
+
+/// A flag as text, in the words of Ruby's dry-types, which GitLab reads parameters with.
+pub(crate) fn flag(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "on" | "t" | "true" | "y" | "yes" => Some(true),
+        "0" | "off" | "f" | "false" | "n" | "no" => Some(false),
+        _ => None,
     }
 }
 

@@ -32,17 +32,13 @@ pub(crate) async fn answer(
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let route = route(&head.method, &path);
-    let (number, fault) = {
-        let mut state = shared.look();
-        let agent = head.headers.get(header::USER_AGENT);
-        let number = {
-            let at = state.now();
-            let agent = agent.and_then(|agent| agent.to_str().ok()).map(str::to_owned);
-            let call = Call { at, route: route.clone(), path, status: None, user_agent: agent };
-            state.record.asked(call)
-        };
-        (number, state.faults.draw(&route))
-    };
+    let agent = head.headers.get(header::USER_AGENT);
+    let agent = agent.and_then(|agent| agent.to_str().ok()).map(str::to_owned);
+    let (number, fault) = shared.change(|state| {
+        let at = state.now();
+        let call = Call { at, route: route.clone(), path, status: None, user_agent: agent };
+        (state.record.asked(call), state.faults.draw(&route))
+    });
     match fault {
         Some(FaultKind::Reset) => return Err(Cut),
         Some(FaultKind::Hang) => std::future::pending().await,
@@ -78,7 +74,7 @@ pub(crate) async fn answer(
         Some(FaultKind::Slow(time)) => tokio::time::sleep(time).await,
         _ => (),
     }
-    shared.look().record.answered(number, reply.status.as_u16());
+    shared.change(|state| state.record.answered(number, reply.status.as_u16()));
     let reply = reply.with("x-request-id", random_hex(13));
     let polling = route == JOB_REQUEST && !shared.look().settings.long_poll.is_zero();
     Ok(whole(if polling { reply.with("gitlab-ci-builds-polling", "yes") } else { reply }))
@@ -158,11 +154,26 @@ async fn hold(shared: &Shared, request: &Request) -> Option<Reply> {
     }
     let seen = request.text("last_update").filter(|seen| !seen.is_empty())?;
     let token = request.text("token").filter(|token| !token.is_empty())?;
-    if !shared.look().is_latest_for(token, seen) {
+    let waits = shared.change(|state| {
+        let waits = state.is_latest_for(token, seen);
+        state.held += usize::from(waits);
+        waits
+    });
+    if !waits {
         return None;
     }
+    let _held = Held(shared);
     let news = shared.until(|state| (!state.is_latest_for(token, seen)).then_some(()));
     // Both ways it is told nothing.
     let _ = tokio::time::timeout(long_poll, news).await;
     Some(Reply::empty(204))
+}
+
+/// A request that is held, until it is answered or its client goes away.
+struct Held<'a>(&'a Shared);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.change(|state| state.held -= 1);
+    }
 }

@@ -335,6 +335,15 @@ impl FakeGitLab {
         self.shared.until(|state| enough(&state.record.calls).then_some(())).await;
     }
 
+    /// Waits until so many requests for a job are held.
+    ///
+    /// # Cancel safety
+    ///
+    /// Looks only.
+    pub async fn until_held(&self, requests: usize) {
+        self.shared.until(|state| (state.held == requests).then_some(())).await;
+    }
+
     /// What was said that GitLab's description does not allow, by clients or by this fake.
     pub fn violations(&self) -> Vec<Violation> {
         self.shared.look().record.violations.clone()

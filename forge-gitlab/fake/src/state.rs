@@ -52,6 +52,8 @@ pub(crate) struct State {
     pub(crate) storage: String,
     pub(crate) faults: Faults,
     pub(crate) down: bool,
+    /// How many requests for a job wait for news.
+    pub(crate) held: usize,
     pub(crate) record: Record,
 }
 
@@ -76,6 +78,7 @@ impl Shared {
             storage,
             faults: Faults::seeded(seed),
             down: false,
+            held: 0,
             record: Record::default(),
         };
         Self { state: Mutex::new(state), changed: Notify::new() }

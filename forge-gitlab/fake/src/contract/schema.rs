@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};
 
+use crate::exchange::flag;
+
 /// A schema of the description.
 pub(super) struct Schema {
     source: Value,
@@ -48,9 +50,10 @@ impl Schema {
             other => return self.complaints(other),
         };
         let read = match follow(&self.source)["type"].as_str() {
-            Some("integer" | "number" | "boolean") => {
+            Some("integer" | "number") => {
                 serde_json::from_str(text).unwrap_or_else(|_| value.clone())
             }
+            Some("boolean") => flag(text).map_or_else(|| value.clone(), Value::from),
             Some("array") => text.split(',').collect(),
             _ => value.clone(),
         };
