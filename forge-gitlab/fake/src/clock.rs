@@ -6,7 +6,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 /// A clock that goes with tokio's, paused or not, and can be put forward. Clones are the same clock.
 ///
@@ -17,12 +20,13 @@ pub struct Clock {
     start: Timestamp,
     origin: Instant,
     ahead: Arc<Mutex<SignedDuration>>,
+    advanced: Arc<Notify>,
 }
 
 impl Clock {
     /// Starts at `start`.
     pub fn starting_at(start: Timestamp) -> Self {
-        Self { start, origin: Instant::now(), ahead: Arc::default() }
+        Self { start, origin: Instant::now(), ahead: Arc::default(), advanced: Arc::default() }
     }
 
     /// The time now.
@@ -34,8 +38,16 @@ impl Clock {
 
     /// Lets time pass without waiting for it.
     pub fn advance(&self, time: Duration) {
-        let mut ahead = self.ahead.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *ahead = ahead.saturating_add(SignedDuration::try_from(time).unwrap_or_default());
+        {
+            let mut ahead = self.ahead.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            *ahead = ahead.saturating_add(SignedDuration::try_from(time).unwrap_or_default());
+        }
+        self.advanced.notify_waiters();
+    }
+
+    /// Ends when somebody lets time pass.
+    pub(crate) fn advanced(&self) -> Notified<'_> {
+        self.advanced.notified()
     }
 }
 

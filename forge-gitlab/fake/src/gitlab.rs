@@ -1,10 +1,10 @@
 //! The host that everybody talks to: workhorse, which holds requests, before Rails, which answers them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, header};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::Map;
 use url::form_urlencoded;
@@ -25,6 +25,12 @@ const JOB_REQUEST: &str = "POST /api/v4/jobs/request";
 /// The longest request for a job that workhorse reads, in bytes.
 const LONGEST_JOB_REQUEST: usize = 32 * 1024;
 
+/// What a request may have beside the file in it, in bytes.
+const ROOM: usize = 16 << 20;
+
+/// What a proxy says to people.
+const PAGE: &str = "<html><body><h1>Whoops, something went wrong.</h1></body></html>\n";
+
 pub(crate) async fn answer(
     shared: Arc<Shared>,
     request: http::Request<Incoming>,
@@ -44,22 +50,27 @@ pub(crate) async fn answer(
         Some(FaultKind::Hang) => std::future::pending().await,
         _ => (),
     }
-    // A client that went away gets no answer.
-    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+    let limit = usize::try_from(shared.look().settings.artifact_limit).unwrap_or(usize::MAX);
+    let body = Limited::new(body, limit.saturating_add(ROOM)).collect().await;
+    let too_long = body.as_ref().is_err_and(|error| error.is::<LengthLimitError>());
+    let body = match body {
+        Ok(body) => body.to_bytes(),
+        Err(_) if too_long => Bytes::new(),
+        // A client that went away gets no answer.
+        Err(_) => return Err(Cut),
+    };
     let mut request = read(head, body);
-    let reply = match &fault {
-        Some(FaultKind::Status { status, retry_after }) => {
-            let reply = Refusal::new(*status, format!("{status} on purpose")).into_reply();
-            match retry_after {
-                Some(wait) => reply.with(header::RETRY_AFTER, wait.as_secs()),
-                None => reply,
+    let reply = if too_long {
+        Refusal::new(413, "413 Request Entity Too Large").into_reply()
+    } else {
+        let readable = inspect(&shared, &mut request).await;
+        match &fault {
+            Some(FaultKind::Status { status, retry_after }) => on_purpose(*status, *retry_after),
+            Some(FaultKind::Html(status)) => {
+                Reply::raw(*status, "text/html", Bytes::from_static(PAGE.as_bytes()))
             }
+            _ => handle(&shared, &route, &request, readable).await,
         }
-        Some(FaultKind::Html(status)) => {
-            let page = "<html><body><h1>Whoops, something went wrong.</h1></body></html>\n";
-            Reply::raw(*status, "text/html", Bytes::from_static(page.as_bytes()))
-        }
-        _ => handle(&shared, &route, &mut request).await,
     };
     match fault {
         Some(FaultKind::LostAnswer) => return Err(Cut),
@@ -97,25 +108,27 @@ fn read(head: http::request::Parts, body: Bytes) -> Request {
     }
 }
 
-/// Does what is asked, and holds both sides to the description.
-async fn handle(shared: &Shared, route: &str, request: &mut Request) -> Reply {
-    let name = format!("{} {}", request.method, request.path);
+/// Finds out what a request says, and holds it to the description.
+async fn inspect(shared: &Shared, request: &mut Request) -> Result<(), Refusal> {
     let readable = request.read_body().await;
-    let operation = Contract::gitlab().find(&request.method, &request.path);
-    let operation = operation.map(|(operation, parameters)| {
-        request.parameters = parameters;
-        operation
-    });
-    let wrong = match operation {
-        Some(operation) => operation.check_request(request),
+    let wrong = match Contract::gitlab().find(&request.method, &request.path) {
+        Some((operation, parameters)) => {
+            request.parameters = parameters;
+            operation.check_request(request)
+        }
         None => vec!["GitLab has no such route, or nobody described it".to_owned()],
     };
-    {
-        let mut state = shared.look();
-        for what in wrong {
-            state.record.complain(&name, false, what);
-        }
-    }
+    complain(shared, request, false, wrong);
+    readable
+}
+
+/// Does what is asked, and holds the reply to the description.
+async fn handle(
+    shared: &Shared,
+    route: &str,
+    request: &Request,
+    readable: Result<(), Refusal>,
+) -> Reply {
     let held = if route == JOB_REQUEST { hold(shared, request).await } else { None };
     let reply = match (held, readable) {
         (Some(reply), _) => reply,
@@ -124,16 +137,27 @@ async fn handle(shared: &Shared, route: &str, request: &mut Request) -> Reply {
             .change(|state| api::answer(state, route, request))
             .unwrap_or_else(Refusal::into_reply),
     };
-    if let Some(operation) = operation
+    if let Some((operation, _)) = Contract::gitlab().find(&request.method, &request.path)
         && !reply.odd
     {
-        let wrong = operation.check_reply(&reply);
-        let mut state = shared.look();
-        for what in wrong {
-            state.record.complain(&name, true, what);
-        }
+        complain(shared, request, true, operation.check_reply(&reply));
     }
     reply
+}
+
+fn complain(shared: &Shared, request: &Request, ours: bool, wrong: Vec<String>) {
+    let mut state = shared.look();
+    for what in wrong {
+        state.record.complain(&format!("{} {}", request.method, request.path), ours, what);
+    }
+}
+
+fn on_purpose(status: u16, retry_after: Option<Duration>) -> Reply {
+    let reply = Refusal::new(status, format!("{status} on purpose")).into_reply();
+    match retry_after {
+        Some(wait) => reply.with(header::RETRY_AFTER, wait.as_secs()),
+        None => reply,
+    }
 }
 
 /// What workhorse does with a request for a job: whoever was told how things are waits here until they change.

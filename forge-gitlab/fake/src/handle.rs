@@ -321,18 +321,18 @@ impl FakeGitLab {
         self.shared.change(|state| state.down = false);
     }
 
-    /// All requests so far, oldest first.
+    /// The last requests, 10,000 at most, oldest first.
     pub fn calls(&self) -> Vec<Call> {
-        self.shared.look().record.calls.clone()
+        self.shared.look().record.calls.iter().cloned().collect()
     }
 
-    /// Waits until the requests so far are as `enough` says.
+    /// Waits until [`FakeGitLab::calls`] are as `enough` says.
     ///
     /// # Cancel safety
     ///
     /// Looks only.
     pub async fn until_calls(&self, enough: impl Fn(&[Call]) -> bool) {
-        self.shared.until(|state| enough(&state.record.calls).then_some(())).await;
+        self.shared.until(|state| enough(state.record.calls.make_contiguous()).then_some(())).await;
     }
 
     /// Waits until so many requests for a job are held.
@@ -344,7 +344,7 @@ impl FakeGitLab {
         self.shared.until(|state| (state.held == requests).then_some(())).await;
     }
 
-    /// What was said that GitLab's description does not allow, by clients or by this fake.
+    /// What was said that GitLab's description does not allow, by clients or by this fake. The first 10,000.
     pub fn violations(&self) -> Vec<Violation> {
         self.shared.look().record.violations.clone()
     }

@@ -1,6 +1,6 @@
 //! What was asked, and what was wrong with it.
 
-use std::fmt;
+use std::{collections::VecDeque, fmt};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -41,21 +41,31 @@ impl fmt::Display for Violation {
     }
 }
 
+/// How many requests are remembered, and how many violations.
+const REMEMBERED: usize = 10_000;
+
 #[derive(Debug, Default)]
 pub(crate) struct Record {
-    pub(crate) calls: Vec<Call>,
+    pub(crate) calls: VecDeque<Call>,
+    /// How many came before those.
+    forgotten: usize,
     pub(crate) violations: Vec<Violation>,
 }
 
 impl Record {
     /// Takes a request down; the number is for [`Record::answered`].
     pub(crate) fn asked(&mut self, call: Call) -> usize {
-        self.calls.push(call);
-        self.calls.len() - 1
+        if self.calls.len() == REMEMBERED {
+            self.calls.pop_front();
+            self.forgotten += 1;
+        }
+        self.calls.push_back(call);
+        self.forgotten + self.calls.len() - 1
     }
 
     pub(crate) fn answered(&mut self, number: usize, status: u16) {
-        if let Some(call) = self.calls.get_mut(number) {
+        let place = number.checked_sub(self.forgotten);
+        if let Some(call) = place.and_then(|place| self.calls.get_mut(place)) {
             call.status = Some(status);
         }
     }
@@ -63,6 +73,33 @@ impl Record {
     pub(crate) fn complain(&mut self, request: &str, ours: bool, what: impl Into<String>) {
         let what = what.into();
         tracing::warn!(request, ours, what, "Violation.");
-        self.violations.push(Violation { request: request.to_owned(), ours, what });
+        if self.violations.len() < REMEMBERED {
+            self.violations.push(Violation { request: request.to_owned(), ours, what });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_requests_are_forgotten_and_answers_still_find_theirs() {
+        let mut record = Record::default();
+        let call = Call {
+            at: Timestamp::UNIX_EPOCH,
+            route: String::new(),
+            path: String::new(),
+            status: None,
+            user_agent: None,
+        };
+        let numbers: Vec<_> = (0..=REMEMBERED).map(|_| record.asked(call.clone())).collect();
+        assert_eq!(record.calls.len(), REMEMBERED);
+        record.answered(numbers[0], 500);
+        record.answered(numbers[1], 200);
+        record.answered(numbers[REMEMBERED], 201);
+        let answered = |place: usize| record.calls[place].status;
+        assert_eq!((answered(0), answered(1)), (Some(200), None));
+        assert_eq!(answered(REMEMBERED - 1), Some(201));
     }
 }

@@ -236,10 +236,7 @@ impl State {
 
     /// The same for what only a runner that belongs somewhere may do, with word of its manager.
     pub(crate) fn runner_at_work(&mut self, request: &Request) -> Result<RunnerId, Refusal> {
-        let token = match request.header("runner-token") {
-            Some(token) if request.field("token").is_none() => token,
-            _ => request.required("token")?,
-        };
+        let token = request.required("token")?;
         let runner = self.runner_by_token(token)?.id;
         if self.is_orphaned(runner) {
             return Err(Refusal::new(422, "Runner is orphaned"));

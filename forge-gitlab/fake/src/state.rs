@@ -27,7 +27,8 @@ use crate::{
 /// The state, and word of its changes.
 pub(crate) struct Shared {
     state: Mutex<State>,
-    pub(crate) changed: Notify,
+    changed: Notify,
+    clock: Clock,
 }
 
 pub(crate) struct State {
@@ -60,7 +61,7 @@ pub(crate) struct State {
 impl Shared {
     pub(crate) fn new(clock: Clock, settings: Settings, storage: String, seed: u64) -> Self {
         let state = State {
-            clock,
+            clock: clock.clone(),
             last_id: 0,
             instance: Uuid::new_v4().to_string(),
             settings,
@@ -81,7 +82,7 @@ impl Shared {
             held: 0,
             record: Record::default(),
         };
-        Self { state: Mutex::new(state), changed: Notify::new() }
+        Self { state: Mutex::new(state), changed: Notify::new(), clock }
     }
 
     /// The state as it is now, to look at.
@@ -106,13 +107,17 @@ impl Shared {
     /// Looks only.
     pub(crate) async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
         loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
+            let (changed, advanced) = (self.changed.notified(), self.clock.advanced());
+            tokio::pin!(changed, advanced);
             changed.as_mut().enable();
+            advanced.as_mut().enable();
             if let Some(found) = look(&mut self.look()) {
                 return found;
             }
-            changed.await;
+            tokio::select! {
+                () = changed => (),
+                () = advanced => (),
+            }
         }
     }
 }

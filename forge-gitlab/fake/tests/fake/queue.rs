@@ -163,3 +163,13 @@ async fn a_job_that_nobody_hears_of_fails() {
     assert_eq!(lost.failure_reason.as_deref(), Some("stuck_or_timeout_failure"));
     world.done();
 }
+
+#[tokio::test]
+async fn whoever_waits_for_a_job_sees_time_pass() {
+    let world = World::new().await;
+    let job = world.job(JobSpec::new("build", ["true"])).await;
+    let advance = async { world.gitlab.clock().advance(Duration::from_secs(3600)) };
+    let (over, ()) = tokio::join!(world.gitlab.until_over(job.id), advance);
+    assert_eq!(over.map(|job| job.status), Some(Status::Failed));
+    world.done();
+}
