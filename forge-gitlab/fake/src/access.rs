@@ -2,17 +2,19 @@
 
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     account::{Level, Place},
     exchange::{Refusal, Request},
-    ids::UserId,
+    ids::{UserId, random_text},
     state::State,
 };
 
 /// What a personal access token is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Everything.
     Api,
@@ -69,6 +71,20 @@ impl AccessToken {
 }
 
 impl State {
+    /// Hands out a token.
+    pub(crate) fn add_access_token(
+        &mut self,
+        user: UserId,
+        scopes: &[Scope],
+        expires: Option<Timestamp>,
+    ) -> String {
+        let secret = format!("glpat-{}", random_text(20));
+        let id = self.next_id();
+        let token = AccessToken { id, user, scopes: scopes.to_vec(), expires, revoked: false };
+        self.access_tokens.insert(secret.clone(), token);
+        secret
+    }
+
     /// Whoever asks, by a token with any of these scopes. [`Scope::Api`] is among them, always.
     pub(crate) fn caller(&self, request: &Request, scopes: &[Scope]) -> Result<UserId, Refusal> {
         let token = self.access_token(request)?;

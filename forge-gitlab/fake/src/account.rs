@@ -13,6 +13,9 @@ use crate::{
     state::State,
 };
 
+/// Whoever administers the instance.
+pub(crate) const ADMIN: &str = "root";
+
 /// Whom something is for: everybody, a group with all that is in it, or a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place {

@@ -204,9 +204,11 @@ impl Operation {
     }
 
     fn check_body(&self, request: &Request, of_query: impl Fn(&str) -> bool) -> Vec<String> {
+        let described = |kind: &str| self.bodies.iter().any(|(described, _)| *described == kind);
         let kind = match request.media() {
-            Media::Json | Media::Form => "application/json",
-            Media::Multipart => "multipart/form-data",
+            // GitLab's own examples send forms, of both kinds, where the description has JSON.
+            Media::Multipart if described("multipart/form-data") => "multipart/form-data",
+            Media::Json | Media::Form | Media::Multipart => "application/json",
             Media::Text => "text/plain",
             Media::None if request.body.is_empty() => return self.check_no_body(),
             Media::None | Media::Other => {

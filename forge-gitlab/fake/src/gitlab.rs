@@ -12,6 +12,7 @@ use url::form_urlencoded;
 use crate::{
     api,
     contract::Contract,
+    control,
     exchange::{Media, Parameters, Refusal, Reply, Request},
     faults::{FaultKind, route},
     ids::random_hex,
@@ -35,6 +36,28 @@ pub(crate) async fn answer(
     shared: Arc<Shared>,
     request: http::Request<Incoming>,
 ) -> Result<Response, Cut> {
+    if request.uri().path().starts_with(control::PREFIX) {
+        return control(&shared, request).await;
+    }
+    let down = shared.until(|state| state.down.then_some(()));
+    tokio::select! {
+        biased;
+        () = down => Err(Cut),
+        answer = exchange(&shared, request) => answer,
+    }
+}
+
+/// What is asked of this fake, and not of GitLab. Nothing goes wrong here on purpose.
+async fn control(shared: &Shared, request: http::Request<Incoming>) -> Result<Response, Cut> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, ROOM).collect().await.map_err(|_| Cut)?.to_bytes();
+    let request = read(head, body, shared.https);
+    let answer = shared.change(|state| control::answer(state, &request));
+    Ok(whole(answer.unwrap_or_else(Refusal::into_reply)))
+}
+
+/// What is asked of GitLab.
+async fn exchange(shared: &Shared, request: http::Request<Incoming>) -> Result<Response, Cut> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let route = route(&head.method, &path);
@@ -59,17 +82,17 @@ pub(crate) async fn answer(
         // A client that went away gets no answer.
         Err(_) => return Err(Cut),
     };
-    let mut request = read(head, body);
+    let mut request = read(head, body, shared.https);
     let reply = if too_long {
         Refusal::new(413, "413 Request Entity Too Large").into_reply()
     } else {
-        let readable = inspect(&shared, &mut request).await;
+        let readable = inspect(shared, &mut request).await;
         match &fault {
             Some(FaultKind::Status { status, retry_after }) => on_purpose(*status, *retry_after),
             Some(FaultKind::Html(status)) => {
                 Reply::raw(*status, "text/html", Bytes::from_static(PAGE.as_bytes()))
             }
-            _ => handle(&shared, &route, &request, readable).await,
+            _ => handle(shared, &route, &request, readable).await,
         }
     };
     match fault {
@@ -91,9 +114,10 @@ pub(crate) async fn answer(
     Ok(whole(if polling { reply.with("gitlab-ci-builds-polling", "yes") } else { reply }))
 }
 
-fn read(head: http::request::Parts, body: Bytes) -> Request {
+fn read(head: http::request::Parts, body: Bytes, https: bool) -> Request {
+    let scheme = if https { "https" } else { "http" };
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let base = format!("http://{}", host.unwrap_or("gitlab.example.com"));
+    let base = format!("{scheme}://{}", host.unwrap_or("gitlab.example.com"));
     let query = form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes());
     Request {
         query: query.into_owned().collect(),

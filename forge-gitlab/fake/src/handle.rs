@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     FakeGitLab,
-    access::{AccessToken, Scope},
+    access::Scope,
     account::{Level, Place, ProjectOptions},
     faults::{Fault, FaultId, UnknownRoute},
-    ids::{GroupId, JobId, PipelineId, ProjectId, RunnerId, UserId, random_text},
+    ids::{GroupId, JobId, PipelineId, ProjectId, RunnerId, UserId},
     job::{JobView, Status},
     job_spec::JobSpec,
     record::{Call, Violation},
@@ -96,23 +96,14 @@ impl FakeGitLab {
 
     /// A personal access token without an end.
     pub fn access_token(&self, user: UserId, scopes: &[Scope]) -> String {
-        self.add_token(user, scopes, None)
+        self.shared.change(|state| state.add_access_token(user, scopes, None))
     }
 
     /// A personal access token that lasts for so long, by [`FakeGitLab::clock`].
     pub fn access_token_for(&self, user: UserId, scopes: &[Scope], lasts: Duration) -> String {
         let lasts = SignedDuration::try_from(lasts).unwrap_or(SignedDuration::MAX);
-        self.add_token(user, scopes, self.now().saturating_add(lasts).ok())
-    }
-
-    fn add_token(&self, user: UserId, scopes: &[Scope], expires: Option<Timestamp>) -> String {
-        self.shared.change(|state| {
-            let secret = format!("glpat-{}", random_text(20));
-            let id = state.next_id();
-            let token = AccessToken { id, user, scopes: scopes.to_vec(), expires, revoked: false };
-            state.access_tokens.insert(secret.clone(), token);
-            secret
-        })
+        let end = self.now().saturating_add(lasts).ok();
+        self.shared.change(|state| state.add_access_token(user, scopes, end))
     }
 
     /// Makes a personal access token good for nothing.
@@ -311,7 +302,8 @@ impl FakeGitLab {
         self.shared.look().faults.happened
     }
 
-    /// Makes GitLab go away: all connections are reset, and so are new ones. The port stays its own.
+    /// Makes GitLab go away: what is being asked is cut off, and so is what is asked from now on, by a reset. The
+    /// port stays its own.
     pub fn go_down(&self) {
         self.shared.change(|state| state.down = true);
     }

@@ -26,9 +26,14 @@
 //! after the deed. [`FakeGitLab::go_down`] makes all of it go away for a time. What goes wrong at GitLab itself is
 //! done to it: [`FakeGitLab::delete_job`], [`FakeGitLab::delete_runner`], [`FakeGitLab::configure`].
 //!
+//! # Without Rust
+//!
+//! `cargo run -p fake-gitlab --example serve` starts one; `/_fake/` has routes to make jobs and to break things
+//! (`control.txt`).
+//!
 //! # What it does not have
 //!
-//! HTTPS, repositories, the parsing of `.gitlab-ci.yml`, and all the rest of GitLab. `/artifacts/authorize`, which is
+//! Repositories, the parsing of `.gitlab-ci.yml`, and all the rest of GitLab. `/artifacts/authorize`, which is
 //! between workhorse and Rails, is not there, because they are one here.
 //!
 //! # What to read
@@ -52,6 +57,7 @@ mod api;
 mod artifact;
 mod clock;
 mod contract;
+mod control;
 mod exchange;
 mod faults;
 mod gitlab;
@@ -70,6 +76,7 @@ mod server;
 mod settings;
 mod state;
 mod storage;
+mod tls;
 mod trace;
 
 pub use access::Scope;
@@ -85,6 +92,7 @@ pub use record::{Call, Violation};
 pub use runner::RunnerSpec;
 pub use settings::{Settings, WrongTrace};
 
+use server::serve;
 use state::Shared;
 
 /// How a GitLab starts.
@@ -97,6 +105,8 @@ pub struct Options {
     pub clock: Clock,
     /// What decides about faults that happen now and then.
     pub seed: u64,
+    /// Whether it speaks HTTPS, with a certificate of its own, and not HTTP.
+    pub https: bool,
     /// How it behaves.
     pub settings: Settings,
 }
@@ -107,6 +117,7 @@ impl Default for Options {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             clock: Clock::default(),
             seed: 0,
+            https: false,
             settings: Settings::default(),
         }
     }
@@ -116,6 +127,7 @@ impl Default for Options {
 pub struct FakeGitLab {
     shared: Arc<Shared>,
     url: String,
+    certificate: Option<String>,
     admin: UserId,
     clock: Clock,
     _stop: DropGuard,
@@ -150,21 +162,36 @@ impl FakeGitLab {
             other => other,
         };
         let storage = TcpListener::bind((storage, 0)).await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let at = format!("http://{}", storage.local_addr()?);
+        let (here, there) = (listener.local_addr()?, storage.local_addr()?);
+        let tls = options.https.then(|| tls::make(&[here.ip(), there.ip()])).transpose()?;
+        let scheme = if options.https { "https" } else { "http" };
         let clock = options.clock.clone();
-        let shared = Arc::new(Shared::new(options.clock, options.settings, at, options.seed));
-        let admin = shared.change(|state| state.add_user("root", true));
+        let shared = Arc::new(Shared::new(options, format!("{scheme}://{there}")));
+        let admin = shared.change(|state| state.add_user(account::ADMIN, true));
 
         let stop = CancellationToken::new();
-        tokio::spawn(server::serve(listener, shared.clone(), stop.clone(), gitlab::answer));
-        tokio::spawn(server::serve(storage, shared.clone(), stop.clone(), storage::answer));
-        Ok(Self { shared, url, admin, clock, _stop: stop.drop_guard() })
+        let acceptor = || tls.as_ref().map(|tls| tls.acceptor.clone());
+        let (main, files) = (gitlab::answer, storage::answer);
+        tokio::spawn(serve(listener, acceptor(), shared.clone(), stop.clone(), main));
+        tokio::spawn(serve(storage, acceptor(), shared.clone(), stop.clone(), files));
+        Ok(Self {
+            shared,
+            url: format!("{scheme}://{here}"),
+            certificate: tls.map(|tls| tls.certificate),
+            admin,
+            clock,
+            _stop: stop.drop_guard(),
+        })
     }
 
     /// Where it is, such as `http://127.0.0.1:4711`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What a client has to trust, in PEM. `None` when it speaks HTTP.
+    pub fn certificate(&self) -> Option<&str> {
+        self.certificate.as_deref()
     }
 
     /// What time it is there.

@@ -10,8 +10,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     exchange::{Content, Reply},
@@ -34,9 +38,10 @@ impl std::error::Error for Cut {}
 pub(crate) type Body = UnsyncBoxBody<Bytes, Cut>;
 pub(crate) type Response = http::Response<Body>;
 
-/// Serves connections until `stop`. While GitLab is down, all of them are reset.
+/// Serves connections until `stop`.
 pub(crate) async fn serve<Handler, Answer>(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     shared: Arc<Shared>,
     stop: CancellationToken,
     handler: Handler,
@@ -44,32 +49,46 @@ pub(crate) async fn serve<Handler, Answer>(
     Handler: Fn(Arc<Shared>, http::Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Result<Response, Cut>> + Send,
 {
-    let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         // What went wrong is the client's, or will go wrong again at once.
         let Ok((stream, _)) = accepted else { continue };
+        // Without it answers are late, and nothing else is wrong.
+        let _ = stream.set_nodelay(true);
         let reset = Reset::default();
         let line = Line::new(stream, reset.clone());
-        let (shared, stop, handler) = (shared.clone(), stop.clone(), handler.clone());
-        connections.spawn(async move {
-            let down = async { shared.until(|state| state.down.then_some(())).await };
-            let service = service_fn(|request| {
-                let answer = handler(shared.clone(), request);
-                let reset = reset.clone();
+        let (tls, shared, stop, handler) =
+            (tls.clone(), shared.clone(), stop.clone(), handler.clone());
+        tokio::spawn(async move {
+            let answer = move |request| {
+                let (answer, reset) = (handler(shared.clone(), request), reset.clone());
                 async move { answer.await.inspect_err(|_| reset.set()) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(line), service);
-            tokio::pin!(connection);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => (),
-                () = down => reset.set(),
-                // A client that goes away is no news.
-                _ = connection.as_mut() => (),
-            }
+            };
+            let conversation = async {
+                match tls {
+                    None => converse(line, answer).await,
+                    // Who does not trust the certificate goes away.
+                    Some(tls) => {
+                        if let Ok(line) = tls.accept(line).await {
+                            converse(line, answer).await;
+                        }
+                    }
+                }
+            };
+            stop.run_until_cancelled(conversation).await;
         });
     }
+}
+
+async fn converse<Answer>(
+    line: impl AsyncRead + AsyncWrite + Unpin,
+    answer: impl Fn(http::Request<Incoming>) -> Answer,
+) where
+    Answer: Future<Output = Result<Response, Cut>>,
+{
+    // A client that goes away is no news.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(line), service_fn(answer))
+        .await;
 }
 
 /// A reply as HTTP.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
+    Options,
     access::AccessToken,
     account::{Group, Level, Place, Project, User},
     clock::Clock,
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     changed: Notify,
     clock: Clock,
+    pub(crate) https: bool,
 }
 
 pub(crate) struct State {
@@ -59,7 +61,8 @@ pub(crate) struct State {
 }
 
 impl Shared {
-    pub(crate) fn new(clock: Clock, settings: Settings, storage: String, seed: u64) -> Self {
+    pub(crate) fn new(options: Options, storage: String) -> Self {
+        let Options { clock, settings, seed, https, .. } = options;
         let state = State {
             clock: clock.clone(),
             last_id: 0,
@@ -82,7 +85,7 @@ impl Shared {
             held: 0,
             record: Record::default(),
         };
-        Self { state: Mutex::new(state), changed: Notify::new(), clock }
+        Self { state: Mutex::new(state), changed: Notify::new(), clock, https }
     }
 
     /// The state as it is now, to look at.

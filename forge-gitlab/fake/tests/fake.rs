@@ -8,8 +8,12 @@ mod artifacts;
 mod cancel;
 #[path = "fake/client.rs"]
 mod client;
+#[path = "fake/control.rs"]
+mod control;
 #[path = "fake/faults.rs"]
 mod faults;
+#[path = "fake/https.rs"]
+mod https;
 #[path = "fake/payload.rs"]
 mod payload;
 #[path = "fake/pipelines.rs"]

@@ -163,3 +163,30 @@ async fn what_nobody_described_is_noticed() {
         "/colour is not described",
     ]);
 }
+
+#[tokio::test]
+async fn forms_are_as_good_as_json() {
+    let world = World::new().await;
+    let root = world.gitlab.access_token(world.gitlab.admin(), &[Scope::Api]);
+    let create = || world.client.post("/user/runners").header("PRIVATE-TOKEN", &root);
+    let form = |fields: &'static str| {
+        create().header("Content-Type", "application/x-www-form-urlencoded").body(fields).answer()
+    };
+    let fields =
+        [("runner_type", "instance_type"), ("tag_list", "a,b"), ("maximum_timeout", "600")];
+    let same = "runner_type=instance_type&tag_list=a%2Cb&maximum_timeout=600";
+    assert_eq!(form(same).await.status, 201);
+    let parts = fields
+        .into_iter()
+        .fold(reqwest::multipart::Form::new(), |form, (name, value)| form.text(name, value));
+    let made = create().multipart(parts).answer().await;
+    assert_eq!(made.status, 201);
+    let id = fake_gitlab::RunnerId(made.json()["id"].as_u64().expect("a number"));
+    let spec = world.gitlab.runner_view(id).expect("a runner").spec;
+    assert_eq!(
+        (spec.tags, spec.maximum_timeout),
+        (vec!["a".into(), "b".into()], Some(Duration::from_secs(600)))
+    );
+    assert_eq!(form("runner_type=instance_type&colour=red").await.status, 201);
+    world.done_after(&["field colour is not described"]);
+}
