@@ -83,7 +83,7 @@ pub struct ProjectOptions {
     /// Where its jobs clone from. `None` for this GitLab, which has no repositories. The job's token is put into
     /// an address of HTTP or HTTPS.
     pub repository: Option<String>,
-    /// What all its jobs get.
+    /// What all its jobs get, whatever they say themselves.
     pub variables: Vec<Variable>,
 }
 

@@ -15,6 +15,7 @@ use crate::{
     record::{Call, Violation},
     runner::RunnerSpec,
     settings::Settings,
+    state::State,
 };
 
 /// A runner as GitLab knows it, at one time.
@@ -67,7 +68,8 @@ impl FakeGitLab {
         self.shared.change(|state| state.add_project(path))
     }
 
-    /// Changes what the owner of a project decides. Nothing, when there is no such project.
+    /// Changes what the owner of a project decides. Nothing, when there is no such project. `change` must not ask
+    /// this GitLab for anything, which waits for it.
     pub fn configure_project(&self, id: ProjectId, change: impl FnOnce(&mut ProjectOptions)) {
         self.shared.change(|state| {
             if let Some(project) = state.projects.get_mut(&id) {
@@ -157,7 +159,8 @@ impl FakeGitLab {
         self.shared.look().runners.keys().copied().collect()
     }
 
-    /// Changes what the owner of a runner decided. Nothing, when there is no such runner.
+    /// Changes what the owner of a runner decided. Nothing, when there is no such runner. `change` must not ask this
+    /// GitLab for anything, which waits for it.
     pub fn configure_runner(&self, id: RunnerId, change: impl FnOnce(&mut RunnerSpec)) {
         self.shared.change(|state| {
             if let Some(runner) = state.runners.get_mut(&id) {
@@ -218,11 +221,12 @@ impl FakeGitLab {
     ///
     /// Looks only.
     pub async fn until_job(&self, id: JobId, enough: impl Fn(&JobView) -> bool) -> Option<JobView> {
-        let look = |state: &mut crate::state::State| match state.jobs.get(&id) {
+        let look = |state: &mut State| state.jobs.get(&id).map(|job| job.view());
+        let enough = |job: Option<JobView>| match job {
             None => Some(None),
-            Some(job) => Some(job.view()).filter(&enough).map(Some),
+            Some(job) => enough(&job).then_some(Some(job)),
         };
-        self.shared.until(look).await
+        self.shared.until_enough(look, enough).await
     }
 
     /// Waits until a job is over.
@@ -273,7 +277,8 @@ impl FakeGitLab {
 
     // Behaviour.
 
-    /// Changes how GitLab behaves, from the next request on.
+    /// Changes how GitLab behaves, from the next request on. `change` must not ask this GitLab for anything, which
+    /// waits for it.
     pub fn configure(&self, change: impl FnOnce(&mut Settings)) {
         self.shared.change(|state| change(&mut state.settings));
     }
@@ -324,7 +329,8 @@ impl FakeGitLab {
     ///
     /// Looks only.
     pub async fn until_calls(&self, enough: impl Fn(&[Call]) -> bool) {
-        self.shared.until(|state| enough(state.record.calls.make_contiguous()).then_some(())).await;
+        let look = |state: &mut State| state.record.calls.iter().cloned().collect::<Vec<_>>();
+        self.shared.until_enough(look, |calls| enough(&calls).then_some(())).await;
     }
 
     /// Waits until so many requests for a job are held.

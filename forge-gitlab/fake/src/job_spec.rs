@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// A job to be: a script, and everything that is optional.
 ///
 /// The fields are what `.gitlab-ci.yml` has, in the words of the payload that a runner gets. What has no field
-/// here goes into the payload by [`JobSpec::with_payload`].
+/// here goes into the payload by [`JobSpec::with_part`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct JobSpec {
@@ -18,7 +18,7 @@ pub struct JobSpec {
     pub stage: String,
     /// What to run, in order.
     pub steps: Vec<Step>,
-    /// After GitLab's own and those of the project, which they override.
+    /// As `.gitlab-ci.yml` has them. Those of the project override them.
     pub variables: Vec<Variable>,
     /// What a runner must be able to do.
     pub tags: Vec<String>,
@@ -46,6 +46,8 @@ pub struct JobSpec {
     pub git: Git,
     /// Secrets from elsewhere, as the payload has them. `None` for none.
     pub secrets: Option<Value>,
+    /// More parts of the payload, by name.
+    pub(crate) parts: Vec<(String, Value)>,
     /// Parts of the payload that are not what GitLab would send, by JSON pointer.
     pub(crate) payload: Vec<(String, Value)>,
 }
@@ -202,6 +204,7 @@ impl JobSpec {
             manual: false,
             git: Git::default(),
             secrets: None,
+            parts: Vec::new(),
             payload: Vec::new(),
         }
     }
@@ -256,7 +259,15 @@ impl JobSpec {
         self
     }
 
-    /// With another part of the payload, by JSON pointer, such as `/cache` and `[null]` of old servers. What the
+    /// With another part of the payload, as GitLab's description has it: `hooks`, `inputs`, `run`, `credentials`
+    /// and so on.
+    #[must_use]
+    pub fn with_part(mut self, name: impl Into<String>, value: Value) -> Self {
+        self.parts.push((name.into(), value));
+        self
+    }
+
+    /// With another value anywhere in the payload, by JSON pointer, such as `/cache` and `[null]` of old servers. What the
     /// pointer's last part names is made when it is not there.
     ///
     /// Such a payload is not held to the description: it may be as odd as a client must be able to bear.

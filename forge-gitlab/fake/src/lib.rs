@@ -58,6 +58,7 @@ mod artifact;
 mod clock;
 mod contract;
 mod control;
+mod dotenv;
 mod exchange;
 mod faults;
 mod gitlab;

@@ -135,13 +135,16 @@ impl State {
         if let Some(secrets) = &spec.secrets {
             payload["secrets"] = secrets.clone();
         }
+        for (name, value) in &spec.parts {
+            payload[name] = value.clone();
+        }
         for (pointer, value) in &spec.payload {
             put(&mut payload, pointer, value.clone());
         }
         payload
     }
 
-    /// GitLab's own, the project's, and the job's.
+    /// GitLab's own, the job's, those that other jobs left for it, and the project's: the last one of a name counts.
     fn variables(&self, job: &Job, project: &Project, space: &str, base: &str) -> Vec<Value> {
         let spec = &job.spec;
         let git = &spec.git;
@@ -173,8 +176,10 @@ impl State {
             Variable::masked("CI_JOB_TOKEN", &job.token),
             Variable::masked("CI_REPOSITORY_URL", repository(project, &job.token, base)),
         ];
-        let all = open.chain(hidden).chain(project.options.variables.iter().cloned());
-        all.chain(spec.variables.iter().cloned()).map(|variable| variable_json(&variable)).collect()
+        let left = self.dependencies(job).into_iter().flat_map(Job::left_variables);
+        let all = open.chain(hidden).chain(spec.variables.iter().cloned()).chain(left);
+        let all = all.chain(project.options.variables.iter().cloned());
+        all.map(|variable| variable_json(&variable)).collect()
     }
 }
 

@@ -108,13 +108,27 @@ impl Shared {
     /// # Cancel safety
     ///
     /// Looks only.
-    pub(crate) async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&self, look: impl FnMut(&mut State) -> Option<T>) -> T {
+        self.until_enough(look, |found| found).await
+    }
+
+    /// Waits until `enough` is content with what `look` sees. It may ask for more, because nothing is held then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Looks only.
+    pub(crate) async fn until_enough<S, T>(
+        &self,
+        mut look: impl FnMut(&mut State) -> S,
+        mut enough: impl FnMut(S) -> Option<T>,
+    ) -> T {
         loop {
             let (changed, advanced) = (self.changed.notified(), self.clock.advanced());
             tokio::pin!(changed, advanced);
             changed.as_mut().enable();
             advanced.as_mut().enable();
-            if let Some(found) = look(&mut self.look()) {
+            let seen = look(&mut self.look());
+            if let Some(found) = enough(seen) {
                 return found;
             }
             tokio::select! {

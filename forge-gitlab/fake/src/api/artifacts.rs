@@ -4,6 +4,7 @@ use http::header::CONTENT_DISPOSITION;
 
 use crate::{
     artifact::{Artifact, format_of, time_span},
+    dotenv,
     exchange::{Answer, Refusal, Reply, Request},
     ids::{JobId, random_hex},
     state::State,
@@ -37,6 +38,9 @@ pub(super) fn upload(state: &mut State, request: &Request) -> Answer {
     let format = request.text("artifact_format").unwrap_or("zip");
     if format != format_of(kind) {
         return Err(bad("Invalid file format with specified file type"));
+    }
+    if kind == "dotenv" {
+        dotenv::read(&file.content)?;
     }
     let lasts = time_span(request.text("expire_in").unwrap_or("never"));
     let lasts = lasts.map_err(|()| bad("expire_in is no time"))?;

@@ -162,7 +162,14 @@ fn translated(schema: &Value) -> Value {
         target.insert(name.clone(), value);
     }
     if schema["nullable"] == true {
-        return json!({ "anyOf": [{ "type": "null" }, target] });
+        // Said in one schema, what is wrong can be named.
+        return match target.get_mut("type").filter(|_| source.get("enum").is_none()) {
+            Some(kind) => {
+                *kind = json!([kind.take(), "null"]);
+                Value::Object(target)
+            }
+            None => json!({ "anyOf": [{ "type": "null" }, target] }),
+        };
     }
     Value::Object(target)
 }

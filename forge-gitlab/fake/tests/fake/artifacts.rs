@@ -1,8 +1,9 @@
 //! What a job leaves, and what the jobs after it get.
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
-use fake_gitlab::JobSpec;
+use fake_gitlab::{JobSpec, Variable};
+use flate2::{Compression, write::GzEncoder};
 use reqwest::{
     Method,
     multipart::{Form, Part},
@@ -11,8 +12,14 @@ use serde_json::json;
 
 use crate::client::{Answer, Send as _, Taken, World};
 
-async fn upload(world: &World, job: &Taken, name: &str, content: &str, query: &str) -> Answer {
-    let part = Part::bytes(content.as_bytes().to_vec()).file_name(name.to_owned());
+async fn upload(
+    world: &World,
+    job: &Taken,
+    name: &str,
+    content: impl AsRef<[u8]>,
+    query: &str,
+) -> Answer {
+    let part = Part::bytes(content.as_ref().to_vec()).file_name(name.to_owned());
     world
         .client
         .post(&format!("/jobs/{}/artifacts{query}", job.id))
@@ -177,5 +184,33 @@ async fn what_has_expired_is_gone_and_fails_the_job_that_names_it() {
     assert!(world.take().await.is_none());
     let test = world.gitlab.job_view(jobs[1]).expect("a job");
     assert_eq!(test.failure_reason.as_deref(), Some("missing_dependency_failure"));
+    world.done();
+}
+
+#[tokio::test]
+async fn variables_that_a_job_leaves_are_those_of_the_next() {
+    let world = World::new().await;
+    let build = JobSpec::new("build", ["make"]).stage("build");
+    let test = JobSpec::new("test", ["make check"])
+        .stage("test")
+        .variable(Variable::new("VERSION", "unknown"));
+    world.gitlab.pipeline(world.gitlab.admin(), world.project, [build, test]);
+    let build = world.take().await.expect("the build");
+    let query = "?artifact_type=dotenv&artifact_format=gzip";
+    let refused = upload(&world, &build, "build.env.gz", "VERSION=1", query).await;
+    assert_eq!(
+        (refused.status, refused.message().as_str()),
+        (400, "400 Bad request - Invalid Format")
+    );
+    let mut report = GzEncoder::new(Vec::new(), Compression::fast());
+    report.write_all(b"VERSION=1\n").expect("memory");
+    let report = report.finish().expect("memory");
+    assert_eq!(upload(&world, &build, "build.env.gz", report, query).await.status, 201);
+    assert_eq!(world.put(&build, json!({ "state": "success" })).await.status, 200);
+    let test = world.take().await.expect("the test");
+    let variables = test.payload["variables"].as_array().expect("a list");
+    let versions = variables.iter().filter(|one| one["key"] == "VERSION");
+    let versions: Vec<_> = versions.map(|one| one["value"].as_str().expect("text")).collect();
+    assert_eq!(versions, ["unknown", "1"]);
     world.done();
 }

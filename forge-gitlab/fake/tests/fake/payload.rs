@@ -76,15 +76,18 @@ async fn a_payload_says_whose_job_it_is_and_what_opens_it() {
 }
 
 #[tokio::test]
-async fn what_a_job_says_overrides_what_its_project_says() {
+async fn what_a_project_says_overrides_what_its_job_says() {
     let world = World::new().await;
     world.gitlab.configure_project(world.project, |project| {
         project.variables = vec![Variable::new("COLOUR", "red"), Variable::new("SIZE", "big")];
         project.repository = Some("/srv/git/app.git".to_owned());
     });
-    let spec = JobSpec::new("build", ["make"]).variable(Variable::new("COLOUR", "blue"));
+    let spec = JobSpec::new("build", ["make"])
+        .variable(Variable::new("COLOUR", "blue"))
+        .variable(Variable::new("SHAPE", "round"));
     let payload = world.job(spec).await.payload;
-    assert_eq!(variable(&payload, "COLOUR")["value"], "blue");
+    assert_eq!(variable(&payload, "COLOUR")["value"], "red");
+    assert_eq!(variable(&payload, "SHAPE")["value"], "round");
     assert_eq!(variable(&payload, "SIZE")["value"], "big");
     assert_eq!(payload["git_info"]["repo_url"], "/srv/git/app.git");
     world.done();
@@ -151,4 +154,23 @@ async fn a_session_is_where_its_runner_says() {
     let payload = world.ask(body).await.json();
     assert_eq!(payload["runner_info"]["runner_session_url"], "https://runner:8093/session/1");
     world.done();
+}
+
+#[tokio::test]
+async fn all_that_the_description_has_can_be_in_a_payload() {
+    let world = World::new().await;
+    let hooks = json!([{ "name": "pre_get_sources_script", "script": ["echo before"] }]);
+    let input = json!({ "type": "number", "content": 3, "sensitive": false });
+    let spec = JobSpec::new("build", ["make"])
+        .with_part("hooks", hooks.clone())
+        .with_part("inputs", json!([{ "key": "count", "value": input }]))
+        .with_part("run", json!("[{\"name\":\"hello\",\"script\":\"echo\"}]"))
+        .with_part("policy_options", json!({ "execution_policy_job": false }));
+    let payload = world.job(spec).await.payload;
+    assert_eq!(payload["hooks"], hooks);
+    assert_eq!(payload["inputs"][0]["value"]["content"], 3);
+    world.job(JobSpec::new("odd", ["make"]).with_part("cache", json!([null]))).await;
+    let violations = world.gitlab.violations();
+    let whats: Vec<_> = violations.iter().map(|one| (one.ours, one.what.as_str())).collect();
+    assert_eq!(whats, [(true, "/cache/0: null is not of type \"object\"")]);
 }

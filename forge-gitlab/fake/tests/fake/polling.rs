@@ -155,3 +155,27 @@ async fn a_long_request_is_refused_before_it_is_read() {
     assert_eq!(world.ask(body).await.status, 413);
     world.done();
 }
+
+#[tokio::test]
+async fn whoever_goes_away_waits_no_more() {
+    let world = World::new().await;
+    let first = world.ask(world.asking()).await;
+    let seen = first.header(LAST_UPDATE).expect("a value").to_owned();
+    tokio::select! {
+        _ = ask_again(&world, &seen) => panic!("there is no news"),
+        () = world.gitlab.until_held(1) => (),
+    }
+    world.gitlab.until_held(0).await;
+    world.done();
+}
+
+#[tokio::test]
+async fn whoever_watches_may_look_around() {
+    let world = World::new().await;
+    let id = world.gitlab.job(world.project, JobSpec::new("build", ["make"]));
+    let looked = world.gitlab.until_job(id, |job| {
+        world.gitlab.job_view(job.id).is_some_and(|again| again.status == job.status)
+    });
+    assert!(looked.await.is_some());
+    world.done();
+}
