@@ -1,6 +1,6 @@
 //! Users, groups and projects, and who is a member of what.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -80,9 +80,11 @@ pub struct ProjectOptions {
     pub group_runners: bool,
     /// Refs whose jobs are protected. At first the default branch, `main`.
     pub protected_refs: BTreeSet<String>,
-    /// Where its jobs clone from. `None` for this GitLab, which has no repositories. The job's token is put into
-    /// an address of HTTP or HTTPS.
+    /// Where its jobs clone from. `None` for this GitLab. The job's token is put into an address of HTTP or HTTPS.
     pub repository: Option<String>,
+    /// A directory, bare or not, that git knows, and that this GitLab serves to jobs of the project at the project's
+    /// address. It takes a git on this machine.
+    pub served_repository: Option<PathBuf>,
     /// What all its jobs get, whatever they say themselves.
     pub variables: Vec<Variable>,
 }
@@ -94,6 +96,7 @@ impl Default for ProjectOptions {
             group_runners: true,
             protected_refs: BTreeSet::from(["main".to_owned()]),
             repository: None,
+            served_repository: None,
             variables: Vec::new(),
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     faults::{FaultKind, route},
     ids::random_hex,
     record::Call,
+    repository,
     server::{Cut, Response, half, whole},
     state::Shared,
 };
@@ -86,12 +87,14 @@ async fn exchange(shared: &Shared, request: http::Request<Incoming>) -> Result<R
     let reply = if too_long {
         Refusal::new(413, "413 Request Entity Too Large").into_reply()
     } else {
-        let readable = inspect(shared, &mut request).await;
+        let is_git = repository::split(&request.path).is_some();
+        let readable = if is_git { Ok(()) } else { inspect(shared, &mut request).await };
         match &fault {
             Some(FaultKind::Status { status, retry_after }) => on_purpose(*status, *retry_after),
             Some(FaultKind::Html(status)) => {
                 Reply::raw(*status, "text/html", Bytes::from_static(PAGE.as_bytes()))
             }
+            _ if is_git => repository::answer(shared, &request).await,
             _ => handle(shared, &route, &request, readable).await,
         }
     };

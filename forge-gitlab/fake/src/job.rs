@@ -152,6 +152,10 @@ impl JobView {
     }
 }
 
+fn seconds(from: Option<Timestamp>, to: Option<Timestamp>) -> Option<f64> {
+    Some(to?.duration_since(from?).as_secs_f64())
+}
+
 impl Job {
     pub(crate) fn view(&self) -> JobView {
         JobView {
@@ -182,10 +186,6 @@ impl Job {
             || code.is_some_and(|code| self.spec.allow_failure_exit_codes.contains(&code))
     }
 
-    fn seconds(&self, from: Option<Timestamp>, to: Option<Timestamp>) -> Option<f64> {
-        Some(to?.duration_since(from?).as_secs_f64())
-    }
-
     /// As its project tells of it.
     pub(crate) fn json(&self, state: &State, base: &str) -> Value {
         let now = state.now();
@@ -197,7 +197,7 @@ impl Job {
             self.id
         )
         .into();
-        job["project"] = json!({ "ci_job_token_scope_enabled": "false" });
+        job["project"] = json!({ "ci_job_token_scope_enabled": false });
         let runner = self.runner.and_then(|id| state.runners.get(&id));
         job["runner"] = runner.map(|runner| runner.brief_json(now)).into();
         let managers = runner.map(|runner| runner.managers_json(now)).unwrap_or_default();
@@ -232,11 +232,14 @@ impl Job {
             "started_at": self.started.map(millis),
             "finished_at": self.finished.map(millis),
             "erased_at": self.erased.map(millis),
-            "duration": self.seconds(self.started, end),
-            "queued_duration": self.seconds(self.queued, self.started.or(Some(state.now()))),
+            "duration": seconds(self.started, end),
+            "queued_duration": seconds(self.queued, self.started.or(Some(state.now()))),
             "failure_reason": self.failure_reason,
             "user": user.map(|user| user.json(base)),
-            "commit": { "id": self.spec.git.sha, "short_id": &self.spec.git.sha[..8.min(self.spec.git.sha.len())] },
+            "commit": {
+                "id": self.spec.git.sha,
+                "short_id": self.spec.git.sha.chars().take(8).collect::<String>(),
+            },
             "pipeline": state.pipelines.get(&self.pipeline).map(|pipeline| pipeline.brief_json(state, base)),
             "web_url": format!("{base}/-/jobs/{}", self.id),
         })

@@ -33,7 +33,7 @@
 //!
 //! # What it does not have
 //!
-//! Repositories, the parsing of `.gitlab-ci.yml`, and all the rest of GitLab. `/artifacts/authorize`, which is
+//! Pushes, the parsing of `.gitlab-ci.yml`, and all the rest of GitLab. `/artifacts/authorize`, which is
 //! between workhorse and Rails, is not there, because they are one here.
 //!
 //! # What to read
@@ -72,6 +72,7 @@ mod payload;
 mod pipeline;
 mod queue;
 mod record;
+mod repository;
 mod runner;
 mod server;
 mod settings;

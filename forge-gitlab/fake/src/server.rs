@@ -125,7 +125,8 @@ fn split(reply: Reply) -> (http::Response<()>, Bytes) {
     *head.status_mut() = reply.status;
     *head.headers_mut() = reply.headers;
     if let Some(kind) = kind {
-        head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        let kind = HeaderValue::from_static(kind);
+        head.headers_mut().entry(header::CONTENT_TYPE).or_insert(kind);
     }
     (head, content)
 }
