@@ -342,7 +342,8 @@ impl FakeGitLab {
         self.shared.until(|state| (state.held == requests).then_some(())).await;
     }
 
-    /// What was said that GitLab's description does not allow, by clients or by this fake. The first 10,000.
+    /// What was said that GitLab's description does not allow, by clients or by this fake. The first
+    /// 10,000 of each.
     pub fn violations(&self) -> Vec<Violation> {
         self.shared.look().record.violations.clone()
     }

@@ -41,7 +41,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How many requests are remembered, and how many violations.
+/// How many requests are remembered, and how many violations of each side.
 const REMEMBERED: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -50,6 +50,8 @@ pub(crate) struct Record {
     /// How many came before those.
     forgotten: usize,
     pub(crate) violations: Vec<Violation>,
+    /// How many of those are in requests and in replies.
+    kept: [usize; 2],
 }
 
 impl Record {
@@ -73,7 +75,10 @@ impl Record {
     pub(crate) fn complain(&mut self, request: &str, ours: bool, what: impl Into<String>) {
         let what = what.into();
         tracing::warn!(request, ours, what, "Violation.");
-        if self.violations.len() < REMEMBERED {
+        // So that many of a client's do not hide ours.
+        let kept = &mut self.kept[usize::from(ours)];
+        if *kept < REMEMBERED {
+            *kept += 1;
             self.violations.push(Violation { request: request.to_owned(), ours, what });
         }
     }

@@ -1,9 +1,13 @@
 //! What goes wrong on purpose.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use fake_gitlab::{Fault, FaultKind, JobSpec, Options, Scope};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::client::World;
 
@@ -155,5 +159,24 @@ async fn a_fault_can_be_taken_out() {
     assert_eq!(version(&world).await.expect("an answer"), 200);
     world.gitlab.clear_faults();
     assert_eq!(version(&world).await.expect("an answer"), 200);
+    world.done();
+}
+
+#[tokio::test]
+async fn a_reset_is_one_and_not_the_end_of_a_connection() {
+    let world = World::new().await;
+    let asked = async || {
+        let address = world.gitlab.url().trim_start_matches("http://");
+        let mut line = TcpStream::connect(address).await.expect("a connection");
+        let request = b"GET /api/v4/version HTTP/1.1\r\nHost: gitlab\r\nConnection: close\r\n\r\n";
+        line.write_all(request).await.expect("it is read");
+        let mut answer = Vec::new();
+        line.read_to_end(&mut answer).await.map_err(|error| error.kind())
+    };
+    assert!(asked().await.is_ok_and(|size| size > 0));
+    world.gitlab.inject(Fault::new(FaultKind::Reset).times(1)).expect("a fault");
+    assert_eq!(asked().await, Err(ErrorKind::ConnectionReset));
+    world.gitlab.go_down();
+    assert_eq!(asked().await, Err(ErrorKind::ConnectionReset));
     world.done();
 }
