@@ -67,6 +67,7 @@
 //! **Invariant:** it does no HTTP and speaks neither libvirt nor QMP. It reads no environment, and no file
 //! but its store. It does not know which backends and forges exist.
 
+pub mod access;
 pub mod changes;
 pub mod clock;
 pub mod conformance;

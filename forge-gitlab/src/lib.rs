@@ -1,0 +1,56 @@
+//! GitLab jobs in single-use machines: the job protocol and the administration of runners.
+//!
+//! [`GitlabForge`] is a [`Forge`](runner_core::Forge) whose jobs are *pushed*: it asks GitLab for jobs in
+//! the name of each profile's runner, offers them to the pool, and runs each in the guest of a machine that
+//! is the job's alone. All that a job needs of GitLab goes through this process: the guest needs no way to
+//! GitLab but for `git`, and no program of ours.
+//!
+//! # In which order to read
+//!
+//! [`config`](GitlabConfig) is what an operator decides. A job's way is `poll`, which asks with `jobs` and
+//! has a `payload`; `job`, which keeps it on disk; `trace` and `update`, which tell GitLab of it; `driver`
+//! and `run`, which see it through in the guest, in the order of `stages`, with `sources`, `script`, `cache`
+//! and `artifacts`. `runners` looks after the registrations at GitLab.
+//!
+//! # What outlives the process
+//!
+//! A job, with all of its trace and how far its process was read: whoever opens the same directory goes on
+//! with it. Had its machine died meanwhile, it fails with `runner_interrupted` and says so in its trace.
+//!
+//! # What is not there
+//!
+//! Services and images as containers (a rule sends such jobs to profiles that have what they need built in),
+//! interactive terminals, secrets from vaults, steps written with `run`.
+
+mod archive;
+mod artifacts;
+mod cache;
+mod client;
+mod config;
+mod driver;
+mod error;
+mod export;
+mod files;
+mod forge;
+mod images;
+mod job;
+mod jobs;
+mod luggage;
+mod mask;
+mod patterns;
+mod payload;
+mod poll;
+mod run;
+mod runners;
+mod script;
+mod sections;
+mod sources;
+mod stages;
+mod state;
+mod trace;
+mod update;
+mod variables;
+
+pub use config::{Administration, GitlabConfig, ImageRule, Limits, Place, ProfileConfig};
+pub use export::config_toml;
+pub use forge::{GitlabForge, Health};

@@ -1,0 +1,445 @@
+//! Keeps the profiles' runners at GitLab as they should be: created, verified, corrected, removed.
+//!
+//! What must not happen is that a runner is made again and again, or that one which jobs wait for is taken
+//! away, because GitLab was out of reach or said something odd. So only two answers have consequences: that
+//! a token is *not known* (403 to a verification), upon which the runner is created anew where the
+//! configuration says, which is how operators move runners; and a runner that differs from what it should
+//! be, which is corrected. Every other failure leaves all as it is until the next time.
+//!
+//! Source: `POST /user/runners`, `/runners/verify`, `/runners/:id` in GitLab's `lib/api`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use reqwest::{Method, RequestBuilder};
+use runner_core::{Label, ProfileName, Result, Secret, error::chain};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    client::{Reply, send, send_once},
+    config::{Administration, GitlabConfig, Place, ProfileConfig},
+    error::refused,
+    files,
+    forge::{Health, Inner},
+};
+
+/// How long before its end a token is renewed.
+const RENEW: SignedDuration = SignedDuration::from_hours(1);
+/// How many runners a page of a list has: the most that GitLab gives.
+const PAGE: usize = 100;
+/// How many pages of runners are looked through for one that a predecessor made and did not write down.
+const PAGES: usize = 50;
+
+/// A runner of ours at GitLab, as it is kept.
+#[derive(Clone, Serialize, Deserialize)]
+struct Kept {
+    id: u64,
+    token: String,
+    place: Place,
+    #[serde(default)]
+    expires_at: Option<Timestamp>,
+}
+
+impl Kept {
+    fn expires_soon(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at.duration_since(now) < RENEW)
+    }
+}
+
+/// The tokens with which jobs are asked for.
+pub(crate) struct Tokens {
+    by_profile: BTreeMap<ProfileName, watch::Sender<Option<Secret<String>>>>,
+    doubt: Notify,
+}
+
+impl Tokens {
+    /// Those that were named, and those that a predecessor was given.
+    pub(crate) fn load(config: &GitlabConfig) -> Result<Self> {
+        let mut by_profile = BTreeMap::new();
+        for profile in &config.profiles {
+            let token = kept_token(config, profile)?.map(|(_, token)| token);
+            by_profile.insert(profile.profile.clone(), watch::channel(token).0);
+        }
+        Ok(Self { by_profile, doubt: Notify::new() })
+    }
+
+    /// A profile's token; waits until there is one.
+    pub(crate) async fn token(&self, profile: &ProfileName) -> Secret<String> {
+        let Some(sender) = self.by_profile.get(profile) else {
+            return std::future::pending().await;
+        };
+        let mut tokens = sender.subscribe();
+        loop {
+            let token = tokens.borrow_and_update().clone();
+            if let Some(token) = token {
+                return token;
+            }
+            // Its sender lives as long as this.
+            let _ = tokens.changed().await;
+        }
+    }
+
+    /// GitLab does not know a profile's token: verify it soon.
+    pub(crate) fn doubt(&self, _profile: &ProfileName) {
+        self.doubt.notify_one();
+    }
+
+    fn set(&self, profile: &ProfileName, token: Option<String>) {
+        if let Some(sender) = self.by_profile.get(profile) {
+            sender.send_replace(token.map(Secret::new));
+        }
+    }
+}
+
+fn path(config: &GitlabConfig, profile: &ProfileName) -> std::path::PathBuf {
+    config.state_dir.join("tokens").join(profile.as_str())
+}
+
+/// A profile's token as it was named or is kept, with the runner's number where that is known.
+pub(crate) fn kept_token(
+    config: &GitlabConfig,
+    profile: &ProfileConfig,
+) -> Result<Option<(Option<u64>, Secret<String>)>> {
+    if let Some(token) = &profile.token {
+        return Ok(Some((None, token.clone())));
+    }
+    let kept: Option<Kept> = files::read_json(&path(config, &profile.profile))?;
+    Ok(kept.map(|kept| (Some(kept.id), Secret::new(kept.token))))
+}
+
+/// Looks after the runners for the life of the forge.
+pub(crate) async fn administer(inner: Arc<Inner>) {
+    let Some(administration) = inner.config.administration.clone() else {
+        return;
+    };
+    let admin = Admin { inner: &inner, administration: &administration };
+    loop {
+        admin.look_at_all().await;
+        tokio::select! {
+            () = tokio::time::sleep(inner.config.limits.verify_interval) => (),
+            () = inner.tokens.doubt.notified() => (),
+        }
+    }
+}
+
+struct Admin<'a> {
+    inner: &'a Inner,
+    administration: &'a Administration,
+}
+
+/// What GitLab says of a token.
+enum Verified {
+    Yes,
+    /// It is not known.
+    No,
+}
+
+impl Admin<'_> {
+    async fn look_at_all(&self) {
+        let config = &self.inner.config;
+        for profile in config.profiles.iter().filter(|profile| profile.token.is_none()) {
+            let wanted = profile.exposed && self.administration.expose_runners;
+            let outcome = match wanted {
+                true => self.keep(profile).await,
+                false => self.retire(&profile.profile).await,
+            };
+            if let Err(error) = outcome {
+                let why = chain(&error);
+                tracing::warn!(profile = %profile.profile, why, "A runner at GitLab could not be looked after.");
+                if wanted {
+                    self.inner.set_health(&profile.profile, Health::Troubled(why));
+                }
+            }
+        }
+        // Profiles that are not in the configuration any more.
+        let kept = files::names(&config.state_dir.join("tokens")).unwrap_or_default();
+        for name in kept.iter().filter_map(|name| ProfileName::new(name).ok()) {
+            if config.profile(&name).is_none_or(|profile| profile.token.is_some())
+                && let Err(error) = self.retire(&name).await
+            {
+                tracing::warn!(profile = %name, why = chain(&error), "A runner could not be removed.");
+            }
+        }
+    }
+
+    /// Sees to it that a profile's runner is there and as it should be.
+    async fn keep(&self, profile: &ProfileConfig) -> Result<()> {
+        let path = path(&self.inner.config, &profile.profile);
+        let kept: Option<Kept> = files::read_json(&path)?;
+        let kept = match kept {
+            Some(kept) if kept.place != self.administration.place => {
+                tracing::info!(profile = %profile.profile, runner = kept.id, "The runner moves.");
+                self.retire(&profile.profile).await?;
+                None
+            }
+            Some(kept) => match self.verify(&kept).await? {
+                Verified::Yes if kept.expires_soon(self.inner.clock.now()) => {
+                    Some(self.renew(profile, kept).await?)
+                }
+                Verified::Yes => Some(kept),
+                Verified::No => {
+                    let runner = kept.id;
+                    tracing::info!(profile = %profile.profile, runner, "The runner was deleted at GitLab: creating it anew.");
+                    files::remove(&path)?;
+                    self.inner.tokens.set(&profile.profile, None);
+                    None
+                }
+            },
+            None => None,
+        };
+        match kept {
+            None => self.create(profile).await,
+            Some(kept) => self.correct(profile, &kept).await,
+        }
+    }
+
+    async fn verify(&self, kept: &Kept) -> Result<Verified> {
+        let doing = "verify a runner";
+        let request = self.inner.client.request(Method::POST, "runners/verify");
+        let body = json!({ "token": kept.token, "system_id": self.inner.system_id });
+        let reply = send(doing, request.json(&body)).await?;
+        match reply.status.as_u16() {
+            200 => Ok(Verified::Yes),
+            403 => Ok(Verified::No),
+            _ => Err(refused(doing, &reply)),
+        }
+    }
+
+    /// Changes a token for another before it expires.
+    async fn renew(&self, profile: &ProfileConfig, kept: Kept) -> Result<Kept> {
+        let doing = "renew a runner's token";
+        let request = self.inner.client.request(Method::POST, "runners/reset_authentication_token");
+        let reply = send_once(doing, request.json(&json!({ "token": kept.token }))).await?;
+        if reply.status.as_u16() != 201 {
+            return Err(refused(doing, &reply));
+        }
+        #[derive(Deserialize)]
+        struct Renewed {
+            token: String,
+            #[serde(default)]
+            token_expires_at: Option<Timestamp>,
+        }
+        let renewed: Renewed = reply.json(doing)?;
+        let kept = Kept { token: renewed.token, expires_at: renewed.token_expires_at, ..kept };
+        files::write_json(&path(&self.inner.config, &profile.profile), &kept)?;
+        tracing::info!(profile = %profile.profile, runner = kept.id, "Renewed a runner's token.");
+        self.inner.tokens.set(&profile.profile, Some(kept.token.clone()));
+        Ok(kept)
+    }
+
+    async fn create(&self, profile: &ProfileConfig) -> Result<()> {
+        self.remove_forgotten(profile).await?;
+        let doing = "create a runner";
+        let mut body = self.wanted(profile);
+        body["maintenance_note"] = self.mark(&profile.profile).into();
+        body["locked"] = matches!(self.administration.place, Place::Project(_)).into();
+        match self.administration.place {
+            Place::Instance => body["runner_type"] = "instance_type".into(),
+            Place::Group(id) => {
+                body["runner_type"] = "group_type".into();
+                body["group_id"] = id.into();
+            }
+            Place::Project(id) => {
+                body["runner_type"] = "project_type".into();
+                body["project_id"] = id.into();
+            }
+        }
+        // Once: what failed may have made one, which the next look finds and removes.
+        let request = self.inner.client.request(Method::POST, "user/runners").json(&body);
+        let request = request.header("PRIVATE-TOKEN", self.administration.token.expose());
+        let reply = send_once(doing, request).await?;
+        if reply.status.as_u16() != 201 {
+            return Err(refused(doing, &reply));
+        }
+        #[derive(Deserialize)]
+        struct Created {
+            id: u64,
+            token: String,
+            #[serde(default)]
+            token_expires_at: Option<Timestamp>,
+        }
+        let made: Created = reply.json(doing)?;
+        let kept = Kept {
+            id: made.id,
+            token: made.token,
+            place: self.administration.place,
+            expires_at: made.token_expires_at,
+        };
+        files::write_json(&path(&self.inner.config, &profile.profile), &kept)?;
+        tracing::info!(profile = %profile.profile, runner = kept.id, "Created a runner at GitLab.");
+        self.inner.tokens.set(&profile.profile, Some(kept.token));
+        Ok(())
+    }
+
+    /// A runner that a predecessor created and whose token it did not live to write down.
+    async fn remove_forgotten(&self, profile: &ProfileConfig) -> Result<()> {
+        let doing = "look for a runner";
+        let place = match self.administration.place {
+            Place::Instance => "runners/all?type=instance_type".to_owned(),
+            Place::Group(id) => format!("groups/{id}/runners?type=group_type"),
+            Place::Project(id) => format!("projects/{id}/runners?type=project_type"),
+        };
+        for page in 1..=PAGES {
+            let path = format!("{place}&per_page={PAGE}&page={page}");
+            let reply = self.call(doing, Method::GET, &path, None).await?;
+            if !reply.status.is_success() {
+                return Err(refused(doing, &reply));
+            }
+            let runners: Vec<Value> = reply.json(doing)?;
+            for runner in &runners {
+                let Some(id) = runner["id"].as_u64() else { continue };
+                if runner["description"] != profile.description.as_str() {
+                    continue;
+                }
+                let details = self.call(doing, Method::GET, &format!("runners/{id}"), None).await?;
+                if !details.status.is_success() {
+                    continue;
+                }
+                let details: Value = details.json(doing)?;
+                if details["maintenance_note"] == self.mark(&profile.profile).as_str() {
+                    tracing::info!(profile = %profile.profile, runner = id, "Removing a runner whose token is lost.");
+                    self.delete(id).await?;
+                }
+            }
+            if runners.len() < PAGE {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Corrects what somebody changed at GitLab, or in the configuration.
+    async fn correct(&self, profile: &ProfileConfig, kept: &Kept) -> Result<()> {
+        let path = format!("runners/{}", kept.id);
+        let reply = self.call("look at a runner", Method::GET, &path, None).await?;
+        if !reply.status.is_success() {
+            return Err(refused("look at a runner", &reply));
+        }
+        let found: Value = reply.json("look at a runner")?;
+        let drift = drift(&found, &self.wanted(profile));
+        let Some(fields) = drift.as_object().filter(|fields| !fields.is_empty()) else {
+            return Ok(());
+        };
+        let fields: Vec<&str> = fields.keys().map(String::as_str).collect();
+        tracing::info!(profile = %profile.profile, runner = kept.id, ?fields, "Correcting a runner at GitLab.");
+        let reply = self.call("correct a runner", Method::PUT, &path, Some(&drift)).await?;
+        if !reply.status.is_success() {
+            return Err(refused("correct a runner", &reply));
+        }
+        Ok(())
+    }
+
+    /// What a runner should be, in GitLab's fields. Whether it is paused is left to GitLab's pages.
+    fn wanted(&self, profile: &ProfileConfig) -> Value {
+        let tags: Vec<&str> = profile.tags.iter().map(Label::as_str).collect();
+        json!({
+            "description": profile.description,
+            "tag_list": tags,
+            "run_untagged": profile.run_untagged,
+            "access_level": if profile.protected_only { "ref_protected" } else { "not_protected" },
+            "maximum_timeout": profile.maximum_timeout.map(|limit| limit.as_secs()),
+        })
+    }
+
+    /// Tells ours from those of others who share a GitLab.
+    fn mark(&self, profile: &ProfileName) -> String {
+        format!("owner={} profile={profile}", self.inner.config.owner)
+    }
+
+    /// Removes a profile's runner at GitLab, and then here. Fine if there is none.
+    async fn retire(&self, profile: &ProfileName) -> Result<()> {
+        let path = path(&self.inner.config, profile);
+        let kept: Option<Kept> = files::read_json(&path)?;
+        if let Some(kept) = kept {
+            let doing = "remove a runner";
+            let request = self.inner.client.request(Method::DELETE, "runners");
+            let reply = send(doing, request.json(&json!({ "token": kept.token }))).await?;
+            // That the token is not known says that the runner is gone.
+            if !matches!(reply.status.as_u16(), 204 | 403 | 404) {
+                return Err(refused(doing, &reply));
+            }
+            tracing::info!(%profile, runner = kept.id, "Removed a runner at GitLab.");
+        }
+        files::remove(&path)?;
+        self.inner.tokens.set(profile, None);
+        Ok(())
+    }
+
+    async fn delete(&self, id: u64) -> Result<()> {
+        let doing = "remove a runner";
+        let reply = self.call(doing, Method::DELETE, &format!("runners/{id}"), None).await?;
+        match reply.status.as_u16() {
+            204 | 404 => Ok(()),
+            _ => Err(refused(doing, &reply)),
+        }
+    }
+
+    async fn call(
+        &self,
+        doing: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Reply> {
+        let request: RequestBuilder = self.inner.client.request(method, path);
+        let request = request.header("PRIVATE-TOKEN", self.administration.token.expose());
+        send(
+            doing,
+            match body {
+                Some(body) => request.json(body),
+                None => request,
+            },
+        )
+        .await
+    }
+}
+
+/// The fields of `wanted` that are different in `found`. A field that the server does not tell is no drift.
+fn drift(found: &Value, wanted: &Value) -> Value {
+    let mut drift = json!({});
+    for (field, value) in wanted.as_object().into_iter().flatten() {
+        let same = match (field.as_str(), found.get(field)) {
+            (_, None) => true,
+            ("tag_list", Some(found)) => words(found) == words(value),
+            (_, Some(found)) => found == value,
+        };
+        if !same {
+            drift[field] = value.clone();
+        }
+    }
+    drift
+}
+
+/// Order and repetition of tags mean nothing.
+fn words(list: &Value) -> BTreeSet<&str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drift_is_what_differs_and_nothing_else() {
+        let wanted = json!({"description": "d", "tag_list": ["a", "b"], "maximum_timeout": 600});
+        for (found, expected) in [
+            (
+                json!({"description": "d", "tag_list": ["b", "a"], "maximum_timeout": 600, "paused": false, "id": 1}),
+                json!({}),
+            ),
+            (
+                json!({"description": "x", "tag_list": ["a"], "maximum_timeout": null, "paused": true}),
+                wanted.clone(),
+            ),
+            (json!({"description": "d"}), json!({})),
+            (json!({"tag_list": []}), json!({"tag_list": ["a", "b"]})),
+        ] {
+            assert_eq!(drift(&found, &wanted), expected, "{found}");
+        }
+    }
+}
