@@ -100,14 +100,7 @@ async fn exchange(shared: &Shared, request: http::Request<Incoming>) -> Result<R
     };
     match fault {
         Some(FaultKind::LostAnswer) => return Err(Cut),
-        Some(FaultKind::Truncated) => {
-            let response = half(reply);
-            return if hyper::body::Body::size_hint(response.body()).exact() == Some(0) {
-                Err(Cut)
-            } else {
-                Ok(response)
-            };
-        }
+        Some(FaultKind::Truncated) => return half(reply),
         Some(FaultKind::Slow(time)) => tokio::time::sleep(time).await,
         _ => (),
     }

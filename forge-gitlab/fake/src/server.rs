@@ -97,9 +97,12 @@ pub(crate) fn whole(reply: Reply) -> Response {
     head.map(|()| Full::new(content).map_err(|never: Infallible| match never {}).boxed_unsync())
 }
 
-/// The same with half of its body, after which the connection is cut.
-pub(crate) fn half(reply: Reply) -> Response {
+/// The same with half of its body, after which the connection is cut. Without a body there is no half.
+pub(crate) fn half(reply: Reply) -> Result<Response, Cut> {
     let (mut head, content) = split(reply);
+    if content.is_empty() {
+        return Err(Cut);
+    }
     head.headers_mut().insert(header::CONTENT_LENGTH, content.len().into());
     let half = content.slice(..content.len() / 2);
     let frames = futures::stream::unfold(Some(half), |half| async move {
@@ -112,7 +115,7 @@ pub(crate) fn half(reply: Reply) -> Response {
             }
         }
     });
-    head.map(|()| StreamBody::new(frames).boxed_unsync())
+    Ok(head.map(|()| StreamBody::new(frames).boxed_unsync()))
 }
 
 fn split(reply: Reply) -> (http::Response<()>, Bytes) {

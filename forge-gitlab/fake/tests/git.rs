@@ -51,6 +51,8 @@ async fn a_job_fetches_what_its_payload_says_with_its_own_token_and_pushes_nothi
     let (source, clone) = (directory.path().join("source"), directory.path().join("clone"));
     std::fs::create_dir_all(&source).and_then(|()| std::fs::create_dir_all(&clone)).expect("both");
     git_text(&source, &["init", "--quiet", "--initial-branch=main"]).await;
+    // Git would take pushes.
+    git_text(&source, &["config", "http.receivepack", "true"]).await;
     for content in ["one", "two", "three"] {
         std::fs::write(source.join("file"), content).expect("a file");
         git_text(&source, &["add", "file"]).await;

@@ -112,6 +112,10 @@ async fn a_truncated_answer_begins_well() {
     assert!(response.bytes().await.is_err());
     let view = world.gitlab.job_view(id).expect("a job");
     assert_eq!(view.status, fake_gitlab::Status::Running);
+
+    world.gitlab.inject(Fault::new(FaultKind::Truncated).times(1)).expect("a fault");
+    let nothing = world.client.post("/jobs/request").json(&world.asking());
+    assert!(nothing.send().await.is_err(), "there is no half of nothing");
     world.done();
 }
 

@@ -162,3 +162,18 @@ async fn whoever_waits_for_a_job_is_told_when_it_is_over_or_gone() {
     assert!(gone.is_none());
     world.done();
 }
+
+#[tokio::test]
+async fn a_manual_job_holds_up_what_comes_after_unless_its_pipeline_can_do_without() {
+    for optional in [false, true] {
+        let world = World::new().await;
+        let [mut build, test, _] = stages();
+        build.manual = true;
+        build.allow_failure = optional;
+        let (_, jobs) = world.gitlab.pipeline(world.gitlab.admin(), world.project, [build, test]);
+        assert_eq!(status(&world, jobs[0]), Status::Manual);
+        let next = if optional { Status::Pending } else { Status::Created };
+        assert_eq!(status(&world, jobs[1]), next);
+        world.done();
+    }
+}

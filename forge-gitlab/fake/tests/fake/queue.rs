@@ -134,7 +134,11 @@ async fn in_two_phases_a_job_goes_to_another_when_no_word_comes() {
     let world = World::new().await;
     world.gitlab.configure(|settings| settings.two_phase_job_commit = true);
     let job = world.job(JobSpec::new("build", ["true"])).await;
-    world.gitlab.clock().advance(Duration::from_secs(121));
+    world.gitlab.clock().advance(Duration::from_secs(119));
+    assert_eq!(world.put(&job, json!({ "state": "pending" })).await.status, 200);
+    world.gitlab.clock().advance(Duration::from_secs(119));
+    assert!(world.take().await.is_none(), "there was a word");
+    world.gitlab.clock().advance(Duration::from_secs(2));
     let again = world.take().await.expect("the job again");
     assert_eq!(again.id, job.id);
     world.done();
