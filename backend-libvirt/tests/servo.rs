@@ -90,13 +90,25 @@ async fn a_domain_that_refuses_to_die_stays_listed_until_it_dies() {
     let parent = parent.trim().parse().unwrap();
     signal(parent, "-STOP");
     let error = hypervisor.destroy(&name(1)).await;
-    let listed = state(&hypervisor, &name(1)).await;
+    // A busy daemon may be taken for a silent one for a while: blind is right then, and an empty list is not.
+    let mut listed = Vec::new();
+    until("the daemon can be asked", async || match hypervisor.instances().await {
+        Ok(instances) => {
+            listed = instances;
+            true
+        }
+        Err(Error::Backend { .. }) => false,
+        Err(other) => panic!("{}", chain(&other)),
+    })
+    .await;
     let files = fixture.files();
     signal(parent, "-CONT");
     let error = error.unwrap_err();
     assert!(matches!(error, Error::Backend { .. }), "{}", chain(&error));
-    assert!(error.to_string().contains("linux-1"), "{error}");
-    assert!(listed.is_some(), "it is listed until it is gone");
+    assert!(
+        listed.iter().any(|it| it.name == name(1)),
+        "it is listed until it is gone: {listed:?}"
+    );
     assert_eq!(files, 1, "its disk is there until it is gone");
     until("it dies", async || hypervisor.destroy(&name(1)).await.is_ok()).await;
     assert_eq!((state(&hypervisor, &name(1)).await, fixture.files()), (None, 0));
