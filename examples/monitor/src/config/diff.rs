@@ -54,11 +54,16 @@ impl Config {
         let of_forge = |config: &Self, name: &ProfileName| {
             config.githubs.iter().find_map(|github| github.profiles.get(name).cloned())
         };
+        let is_gitlab =
+            |profile: &Profile| started.gitlabs.iter().any(|gitlab| gitlab.name == profile.forge);
         let all = std::mem::take(&mut self.profiles);
         for mut profile in all {
             let before = started.profiles.iter().find(|before| before.name == profile.name);
             match before {
                 _ if profile.forge == local_forge() => (),
+                // A GitLab takes on all of a profile.
+                None if is_gitlab(&profile) => (),
+                Some(before) if before.forge == profile.forge && is_gitlab(&profile) => (),
                 Some(before) if before.forge == profile.forge => {
                     if before.labels != profile.labels {
                         waits.push(format!("profile.{}.labels", profile.name));
