@@ -29,6 +29,7 @@ mod client;
 mod config;
 mod driver;
 mod error;
+mod examine;
 mod export;
 mod files;
 mod forge;
@@ -54,5 +55,6 @@ mod update;
 mod variables;
 
 pub use config::{Administration, GitlabConfig, ImageRule, Limits, Place, ProfileConfig};
+pub use examine::{Finding, examine};
 pub use export::config_toml;
 pub use forge::{GitlabForge, Health};

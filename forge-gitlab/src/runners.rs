@@ -108,7 +108,11 @@ impl Tokens {
     }
 
     fn set(&self, profile: &ProfileName, token: Option<String>) {
-        self.of(profile).send_replace(token.map(Secret::new));
+        self.of(profile).send_if_modified(|now| {
+            let changes = now.as_ref().map(Secret::expose) != token.as_ref();
+            *now = token.map(Secret::new);
+            changes
+        });
     }
 }
 
@@ -135,6 +139,10 @@ pub(crate) async fn administer(inner: Arc<Inner>) {
         if let Some(administration) = &terms.administration {
             let admin = Admin { inner: &inner, terms: &terms, administration };
             admin.look_at_all().await;
+        }
+        // What was looked after on other terms may have put a token in the place of one that is named.
+        if let Err(error) = inner.tokens.take_named(&inner.config, &inner.terms().profiles) {
+            tracing::error!(error = chain(&error), "A token that is kept cannot be read.");
         }
         tokio::select! {
             () = tokio::time::sleep(inner.config.limits.verify_interval) => (),

@@ -12,6 +12,8 @@ use runner_core::{
     hypervisor::HypervisorCapabilities,
 };
 
+pub use forge_gitlab::Finding as GitlabFinding;
+
 use crate::{
     config::{self, Config, HypervisorKind},
     data_dir,
@@ -184,10 +186,20 @@ pub fn check_gitlab_image(rule: &config::GitlabImage) -> Result<()> {
 pub fn gitlab_config_toml(
     section: &config::GitlabConfig,
     data_dir: &Path,
-    owner: &OwnerId,
     executor: &str,
 ) -> anyhow::Result<String> {
-    gitlab::config_toml(section, &forge_dir(data_dir, &section.name), owner, executor)
+    gitlab::config_toml(section, &forge_dir(data_dir, &section.name), executor)
+}
+
+/// Looks whether a GitLab can be used, asking it only.
+///
+/// # Errors
+/// When a secret or the authorities cannot be read.
+pub async fn examine_gitlab(
+    section: &config::GitlabConfig,
+    data_dir: &Path,
+) -> anyhow::Result<Vec<GitlabFinding>> {
+    gitlab::examine(section, &forge_dir(data_dir, &section.name)).await
 }
 
 /// Whether libvirt can be asked for what a configuration says.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -10,8 +11,10 @@ use std::{
 use anyhow::Context;
 use async_trait::async_trait;
 use forge_gitlab::{
-    Administration, GitlabConfig, GitlabForge, Health, ImageRule, Limits, Place, ProfileConfig,
+    Administration, Finding, GitlabConfig, GitlabForge, Health, ImageRule, Limits, Place,
+    ProfileConfig,
 };
+use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
 use runner_core::{Clock, OwnerId, ProfileName, Result, Secret, Status, error::chain};
 use tokio::sync::watch;
@@ -46,14 +49,7 @@ pub(super) async fn remote(
     directory: &Path,
     owner: &OwnerId,
 ) -> anyhow::Result<Remote> {
-    let certificates =
-        match &section.authorities {
-            Some(path) => Some(tokio::fs::read(path).await.with_context(|| {
-                format!("could not read the authorities in {}", path.display())
-            })?),
-            None => None,
-        };
-    let base = Base { certificates, directory: directory.to_owned(), owner: owner.clone() };
+    let base = Base::new(section, directory, owner.clone())?;
     let secrets = Secrets::read(section);
     let forge = GitlabForge::open(base.gitlab(section, &secrets)?, Clock::system()).await?;
     let (wanted, edits) = watch::channel(section.clone());
@@ -72,15 +68,21 @@ pub(super) async fn remote(
 pub(super) fn config_toml(
     section: &config::GitlabConfig,
     directory: &Path,
-    owner: &OwnerId,
     executor: &str,
 ) -> anyhow::Result<String> {
-    let base = Base { certificates: None, directory: directory.to_owned(), owner: owner.clone() };
-    let secrets = Secrets::read(section);
-    if let Some(why) = secrets.unreadable {
-        anyhow::bail!(why);
-    }
+    let base = Base::of_nobody(section, directory)?;
+    let secrets = Secrets::read_all(section)?;
     Ok(forge_gitlab::config_toml(&base.gitlab(section, &secrets)?, executor)?)
+}
+
+/// Whether it can be used, asking it only.
+pub(super) async fn examine(
+    section: &config::GitlabConfig,
+    directory: &Path,
+) -> anyhow::Result<Vec<Finding>> {
+    let base = Base::of_nobody(section, directory)?;
+    let secrets = Secrets::read_all(section)?;
+    Ok(forge_gitlab::examine(&base.gitlab(section, &secrets)?, Timestamp::now()).await?)
 }
 
 /// What stays as it was at the start.
@@ -91,6 +93,24 @@ struct Base {
 }
 
 impl Base {
+    fn new(
+        section: &config::GitlabConfig,
+        directory: &Path,
+        owner: OwnerId,
+    ) -> anyhow::Result<Self> {
+        let read = |path: &PathBuf| {
+            let shown = path.display();
+            fs::read(path).with_context(|| format!("could not read the authorities in {shown}"))
+        };
+        let certificates = section.authorities.as_ref().map(read).transpose()?;
+        Ok(Self { certificates, directory: directory.to_owned(), owner })
+    }
+
+    /// For looking only.
+    fn of_nobody(section: &config::GitlabConfig, directory: &Path) -> anyhow::Result<Self> {
+        Self::new(section, directory, OwnerId::new("nobody")?)
+    }
+
     fn gitlab(
         &self,
         section: &config::GitlabConfig,
@@ -175,6 +195,15 @@ impl Secrets {
         let named = named.filter_map(|(name, says)| Some((name.clone(), says.token.as_ref()?)));
         let runners = named.map(|(name, place)| (name, read(place))).collect();
         Self { administration, runners, unreadable }
+    }
+
+    /// As they are now, if all can be read.
+    fn read_all(section: &config::GitlabConfig) -> anyhow::Result<Self> {
+        let secrets = Self::read(section);
+        match secrets.unreadable {
+            Some(why) => Err(anyhow::anyhow!(why)),
+            None => Ok(secrets),
+        }
     }
 
     fn is(&self, other: &Self) -> bool {

@@ -12,8 +12,10 @@ use serde::Deserialize;
 
 use super::secret::SecretPlace;
 
+mod edits;
 mod section;
 
+pub(super) use edits::edits;
 pub(super) use section::{Gitlab, OfGitlab, Place, Wrong, gitlabs};
 
 /// One GitLab.
