@@ -21,8 +21,8 @@ const SOON: i64 = 14;
 pub enum Finding {
     /// This is as it should be.
     Well(String),
-    /// This will not be as it should be before long.
-    Soon {
+    /// This works, and should be seen to.
+    Doubtful {
         /// What.
         found: String,
         /// What to do about it.
@@ -115,7 +115,7 @@ async fn administrator(
         let days = today.until(end).map_or(0, |span| i64::from(span.get_days()));
         if days < SOON {
             let found = format!("the token ends on {end}");
-            findings.push(Finding::Soon { found, way_out: mend });
+            findings.push(Finding::Doubtful { found, way_out: mend });
         }
     }
     findings

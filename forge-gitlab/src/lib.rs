@@ -7,10 +7,11 @@
 //!
 //! # In which order to read
 //!
-//! [`config`](GitlabConfig) is what an operator decides. A job's way is `poll`, which asks with `jobs` and
-//! has a `payload`; `job`, which keeps it on disk; `trace` and `update`, which tell GitLab of it; `driver`
-//! and `run`, which see it through in the guest, in the order of `stages`, with `sources`, `script`, `cache`
-//! and `artifacts`. `runners` looks after the registrations at GitLab.
+//! [`config`](GitlabConfig) is what an operator decides; what of it may change later is in `terms`, and
+//! `operate` changes it. A job's way is `poll`, which asks with `jobs` and has a `payload`; `job`, which keeps
+//! it on disk; `trace` and `update`, which tell GitLab of it; `driver` and `run`, which see it through in the
+//! guest, in the order of `stages`, with `sources`, `script`, `cache` and `artifacts`. `runners` looks after
+//! the registrations at GitLab.
 //!
 //! # What outlives the process
 //!
@@ -39,6 +40,7 @@ mod jobs;
 mod luggage;
 mod mask;
 mod news;
+mod operate;
 mod patterns;
 mod payload;
 mod poll;

@@ -264,6 +264,10 @@ impl Admin<'_> {
         self.remove_forgotten(profile).await?;
         let doing = "create a runner";
         let mut body = self.wanted(profile);
+        if let Some(fields) = body.as_object_mut() {
+            // GitLab's description has no null where nothing was set yet.
+            fields.retain(|_, value| !value.is_null());
+        }
         body["maintenance_note"] = self.mark(&profile.profile).into();
         body["locked"] = matches!(self.administration.place, Place::Project(_)).into();
         match self.administration.place {

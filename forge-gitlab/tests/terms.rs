@@ -113,3 +113,29 @@ async fn a_token_that_is_named_takes_the_place_of_one_that_was_made() {
     let job = fixture.run(JobSpec::new("build", ["true"])).await;
     assert_eq!((job.status, job.runner), (Status::Success, Some(named)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_machine_is_turned_away_and_who_has_one_is_not() {
+    let fixture = Fixture::with(|config| config.limits.ahead = 2).await;
+    let go = fixture.directory.path().join("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
+    let running = fixture.submit(JobSpec::new("running", [wait]));
+    let driver = fixture.worker("a-1").await;
+    fixture.until_busy("a-1").await;
+    let waiting = fixture.submit(JobSpec::new("waiting", ["true"]));
+    until("it waits here", async || fixture.forge().queued_jobs().await.unwrap().len() == 1).await;
+    fixture.forge().pause(true);
+    fixture.forge().turn_away("the service is being stopped").unwrap();
+    fixture.forge().told().await;
+    let waiting = fixture.gitlab.job_view(waiting).unwrap();
+    assert_eq!(waiting.failure_reason.as_deref(), Some("runner_interrupted"));
+    assert!(
+        waiting.log().contains("Job failed: the service is being stopped"),
+        "{}",
+        waiting.log()
+    );
+    assert_eq!(fixture.gitlab.job_view(running).unwrap().status, Status::Running);
+    std::fs::write(go, "").unwrap();
+    assert_eq!(fixture.over(running).await.status, Status::Success);
+    driver.await.unwrap().unwrap();
+}

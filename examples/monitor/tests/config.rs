@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use monitor::{
     config::{
-        Config, GithubLogin, GithubSource, GitlabConfig, GitlabPlace, HttpConfig, HypervisorKind, Reads, SAMPLE, SecretPlace,
+        Config, GithubLogin, GithubSource, GitlabConfig, GitlabPlace, HttpConfig, HypervisorKind,
+        Reads, SAMPLE, SecretPlace,
     },
     tokens::Role,
 };
@@ -106,12 +107,18 @@ fn gitlab_is_as_it_says(full: &Config) {
     assert_eq!((gitlab.limits, &gitlab.builds_dir), (brief.limits, &brief.builds_dir));
     assert_eq!(gitlab.allow_http, brief.allow_http);
     let of = |gitlab: &GitlabConfig| gitlab.administration.clone().unwrap();
-    assert_eq!((of(gitlab).place, of(&brief).place), (GitlabPlace::Group(42), GitlabPlace::Group(42)));
+    assert_eq!(
+        (of(gitlab).place, of(&brief).place),
+        (GitlabPlace::Group(42), GitlabPlace::Group(42))
+    );
     assert_eq!(of(gitlab).expose_runners, of(&brief).expose_runners);
     let name = &full.profiles[3].name;
     let (mut says, default) = (gitlab.profiles[name].clone(), &brief.profiles[name]);
     assert_eq!(says.maximum_timeout.take(), Some(Duration::from_secs(7200)));
-    assert_eq!(says.token.take(), Some(SecretPlace::File("/etc/monitor/gitlab-linux-token".into())));
+    assert_eq!(
+        says.token.take(),
+        Some(SecretPlace::File("/etc/monitor/gitlab-linux-token".into()))
+    );
     assert_eq!(says.access.allow.users, ["ada"]);
     says.access = Rules::default();
     assert_eq!(says, *default);
@@ -519,14 +526,14 @@ fn every_mistake_about_gitlab_is_named_with_the_way_out() {
     for (gitlab, more, says) in table {
         refused(&format!("{place}{}{profile}{more}", gitlab.replace("TOKEN", token)), says);
     }
-    let url = |url: &str| {
-        format!("{}{token}{profile}", place.replace("https://gitlab.example.org", url))
-    };
+    let url =
+        |url: &str| format!("{}{token}{profile}", place.replace("https://gitlab.example.org", url));
     refused(&url("http://gitlab.example.org"), &[":3:", "gitlab[0].url", "allow_http"]);
     refused(&url("https://me:planted-7c@gitlab.example.org"), &[":3:", "nobody's account"]);
     refused(&url("gitlab.example.org"), &[":3:", "not an address", "https://"]);
     // A gateway that somebody may use is taken, and so is one that is not on offer.
-    for more in ["gateway = true\nallow = { users = [\"ada\"] }\n", "gateway = true\nexposed = false\n"]
+    for more in
+        ["gateway = true\nallow = { users = [\"ada\"] }\n", "gateway = true\nexposed = false\n"]
     {
         parse(&format!("{place}{token}{profile}{more}")).unwrap();
     }

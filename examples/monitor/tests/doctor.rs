@@ -475,6 +475,10 @@ fn a_gitlab_that_cannot_be_used_is_found_with_what_to_do() {
     let good = gitlab.access_token(user, &scopes);
     let patient = Patient::new();
     let token = patient.dir.path().join("token");
+    let write = |path: &Path, text: &str| {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
     let configure = |group: u64, profile: &str| {
         let (url, profile) = (gitlab.url(), profile.to_owned());
         patient.configure(|text| {
@@ -489,12 +493,14 @@ fn a_gitlab_that_cannot_be_used_is_found_with_what_to_do() {
     let ill = |parts: &[&str]| patient.has("failure", "forge gitlab", parts);
     configure(group.0, "");
     ill(&["could not read", "token", "No such file", "readable by the service's user"]);
-    fs::write(&token, "glpat-wrong").unwrap();
+    write(&token, "glpat-wrong");
     ill(&["401", "create_runner and manage_runner"]);
-    fs::write(&token, gitlab.access_token(user, &[Scope::CreateRunner])).unwrap();
+    write(&token, &gitlab.access_token(user, &[Scope::CreateRunner]));
     ill(&["lacks the scope manage_runner", "make an access token"]);
-    fs::write(&token, &good).unwrap();
-    ill(&["group", "role Owner"]);
+    write(&token, &good);
+    ill(&["there is no group", "make the token's owner a member"]);
+    gitlab.member(user, owner, Level::Developer);
+    ill(&["may not look after runners of group", "role Owner"]);
     gitlab.member(user, owner, Level::Owner);
     configure(999, "");
     ill(&["there is no group 999", "the number that GitLab's pages show"]);
@@ -505,16 +511,18 @@ fn a_gitlab_that_cannot_be_used_is_found_with_what_to_do() {
     let found = report.to_string();
     assert!(found.contains("the token is good for create_runner, manage_runner"), "{report:#}");
     let soon = gitlab.access_token_for(user, &scopes, Duration::from_secs(3 * 86400));
-    fs::write(&token, soon).unwrap();
+    write(&token, &soon);
     patient.has("warning", "forge gitlab", &["the token ends on 2", "make an access token"]);
 
-    fs::write(&token, &good).unwrap();
-    fs::write(patient.dir.path().join("runner"), "glrt-wrong").unwrap();
+    write(&token, &good);
+    write(&patient.dir.path().join("runner"), "glrt-wrong");
     configure(group.0, "runner_token = { file = \"runner\" }\n");
     ill(&["the runner's token of profile micro is not good", "403", "runner_token"]);
     let (_, runner) = gitlab.runner(fake_gitlab::RunnerSpec::new(owner));
-    fs::write(patient.dir.path().join("runner"), runner).unwrap();
+    write(&patient.dir.path().join("runner"), &runner);
     assert_eq!(patient.examine().1, 0);
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    patient.has("warning", "forge gitlab", &["anyone may read the token", "chmod o="]);
     // It only looked.
     assert_eq!(gitlab.runners().len(), 1);
     let changing = |call: &fake_gitlab::Call| {
@@ -523,6 +531,7 @@ fn a_gitlab_that_cannot_be_used_is_found_with_what_to_do() {
     assert!(!gitlab.calls().iter().any(changing), "{:?}", gitlab.calls());
 
     gitlab.go_down();
+    write(&token, &good);
     configure(group.0, "");
     ill(&["it does not answer", "see whether url is right"]);
 }

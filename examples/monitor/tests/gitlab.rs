@@ -13,6 +13,7 @@ use fake_gitlab::{
 use real::{
     Monitor,
     gate::{Gate, runner_archive},
+    sorted,
 };
 use tokio::runtime::Runtime;
 
@@ -46,7 +47,11 @@ impl World {
         let mut monitor = Monitor::new()?;
         let runtime = Runtime::new().unwrap();
         let gitlab = runtime.block_on(FakeGitLab::start()).unwrap();
-        gitlab.configure(|settings| settings.long_poll = Duration::from_secs(2));
+        gitlab.configure(|settings| {
+            settings.long_poll = Duration::from_secs(2);
+            settings.trace_update_interval = Duration::from_secs(1);
+            settings.watched_trace_update_interval = Duration::from_secs(1);
+        });
         let project = gitlab.project("acme/infra/app");
         // Nothing beyond what the guide says.
         let scopes = [Scope::CreateRunner, Scope::ManageRunner];
@@ -172,7 +177,7 @@ fn a_pipeline_runs_in_machines_of_their_own_for_those_who_may() {
     let gitlab = &world.gitlab;
     world.until("a runner is made", |world| world.gitlab.runners().len() == 1);
     let made = gitlab.runner_view(gitlab.runners()[0]).unwrap().spec;
-    assert_eq!(made.tags.iter().collect::<BTreeSet<_>>(), ["linux", "micro"].iter().collect());
+    assert_eq!(sorted(made.tags), ["linux", "micro"]);
     assert_eq!(made.description, "small machines");
     assert_eq!(made.maximum_timeout, Some(Duration::from_secs(7200)));
     assert!(matches!(made.place, Place::Group(_)) && !made.run_untagged);
@@ -239,7 +244,7 @@ fn a_pipeline_runs_in_machines_of_their_own_for_those_who_may() {
         })
         .into();
     assert_eq!(machines.len(), 3, "{machines:?}");
-    let well = world.metric("monitor_forge_well{forge=\"gitlab\"}");
+    let well = world.metric("monitor_forge_usable{forge=\"gitlab\"}");
     assert_eq!(well, Some(1.0));
     world.leaves_nothing();
 }
@@ -294,7 +299,7 @@ fn a_job_goes_on_though_the_service_is_killed_and_gitlab_is_away() {
         world.trouble().is_some_and(|why| why.contains("no jobs for profile micro"))
     });
     world.monitor.event(&["forge gitlab: it gives no jobs to profile micro"]);
-    assert_eq!(world.metric("monitor_forge_well{forge=\"gitlab\"}"), Some(0.0));
+    assert_eq!(world.metric("monitor_forge_usable{forge=\"gitlab\"}"), Some(0.0));
     world.until("the job is still there", |world| world.monitor.workers("busy") == machine);
     world.gate.set(true);
     // It ends though nobody can be told, and so does its machine.

@@ -29,6 +29,9 @@ use crate::{
 /// How often the files of secrets are looked at.
 const SECRETS_EVERY: Duration = Duration::from_secs(5);
 
+/// How long to wait at the end until GitLab knows how jobs ended.
+const TELL_LIMIT: Duration = Duration::from_secs(5);
+
 pub(super) fn check(url: &str, allow_http: bool) -> Result<(), String> {
     let nobody = OwnerId::new("nobody").expect("a word is a valid id");
     let url = url.parse().map_err(|_| {
@@ -51,6 +54,7 @@ pub(super) async fn remote(
 ) -> anyhow::Result<Remote> {
     let base = Base::new(section, directory, owner.clone())?;
     let secrets = Secrets::read(section);
+    places(section).for_each(secret::warn_of);
     let forge = GitlabForge::open(base.gitlab(section, &secrets)?, Clock::system()).await?;
     let (wanted, edits) = watch::channel(section.clone());
     let unreadable = Arc::new(Mutex::new(secrets.unreadable.clone()));
@@ -82,7 +86,14 @@ pub(super) async fn examine(
 ) -> anyhow::Result<Vec<Finding>> {
     let base = Base::of_nobody(section, directory)?;
     let secrets = Secrets::read_all(section)?;
-    Ok(forge_gitlab::examine(&base.gitlab(section, &secrets)?, Timestamp::now()).await?)
+    let gitlab = base.gitlab(section, &secrets)?;
+    let mut findings = forge_gitlab::examine(&gitlab, Timestamp::now()).await?;
+    let open = places(section).filter_map(secret::open_file);
+    findings.extend(open.map(|path| Finding::Doubtful {
+        found: format!("anyone may read the token in {}", path.display()),
+        way_out: format!("run: chmod o= {}", path.display()),
+    }));
+    Ok(findings)
 }
 
 /// What stays as it was at the start.
@@ -170,6 +181,12 @@ fn image(rule: &config::GitlabImage) -> ImageRule {
     }
 }
 
+/// Where the secrets of a section are.
+fn places(section: &config::GitlabConfig) -> impl Iterator<Item = &SecretPlace> {
+    let administration = section.administration.iter().map(|its| &its.token);
+    administration.chain(section.profiles.values().filter_map(|says| says.token.as_ref()))
+}
+
 /// The secrets of a section as they are now. One that cannot be read is empty: GitLab refuses it, nothing that
 /// was begun with it ends, and why is told.
 struct Secrets {
@@ -240,7 +257,10 @@ async fn follow_edits(
         }
         let changed = base.gitlab(&now, &read).and_then(|gitlab| Ok(forge.change(&gitlab)?));
         match changed {
-            Ok(()) => (section, secrets) = (now, read),
+            Ok(()) => {
+                places(&now).for_each(secret::warn_of);
+                (section, secrets) = (now, read);
+            }
             // The configuration was checked, so it is its state that cannot be read.
             Err(error) => {
                 tracing::error!(forge = %now.name, "An edit could not be taken on: {error:#}")
@@ -318,11 +338,16 @@ impl Outside for Gitlab {
 
     fn configure(&self, config: &Config) {
         self.wanted.send_if_modified(|wanted| {
-            let mut now = wanted.clone();
-            match config.gitlabs.iter().find(|section| section.name == wanted.name) {
-                Some(section) => now.clone_from(section),
-                // It goes with the next start; until then it has nobody to serve.
-                None => now.profiles.clear(),
+            // Without a section it goes with the next start; until then it serves whom the pool still has.
+            let section = config.gitlabs.iter().find(|section| section.name == wanted.name);
+            let mut now = section.unwrap_or(wanted).clone();
+            let has = |name: &ProfileName| {
+                let mut all = config.profiles.iter();
+                all.any(|profile| profile.name == *name && profile.forge == wanted.name)
+            };
+            now.profiles.retain(|name, _| has(name));
+            for (name, says) in wanted.profiles.iter().filter(|(name, _)| has(name)) {
+                now.profiles.entry(name.clone()).or_insert_with(|| says.clone());
             }
             let changes = now != *wanted;
             *wanted = now;
@@ -332,6 +357,7 @@ impl Outside for Gitlab {
 
     async fn stop(&self) {
         self.forge.pause(true);
-        self.forge.told().await;
+        // The next start tells what is not told then.
+        let _ = tokio::time::timeout(TELL_LIMIT, self.forge.told()).await;
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +13,25 @@ use crate::config::SecretPlace;
 
 /// No token is nearly as long.
 const LONGEST: u64 = 64 << 10;
+
+/// Warns of a file that anybody may read.
+pub(super) fn warn_of(place: &SecretPlace) {
+    if let Some(path) = open_file(place) {
+        let path = path.display();
+        tracing::warn!(%path, "Anyone may read these credentials; run: chmod o= on them.");
+    }
+}
+
+/// The file of a secret that anybody may read.
+pub(super) fn open_file(place: &SecretPlace) -> Option<&Path> {
+    match place {
+        SecretPlace::File(path) => {
+            let is_open = fs::metadata(path).is_ok_and(|file| file.mode() & 0o007 != 0);
+            is_open.then_some(path)
+        }
+        SecretPlace::Environment(_) | SecretPlace::Credential(_) => None,
+    }
+}
 
 /// The secret as it is now, without white space around it.
 ///

@@ -10,7 +10,7 @@ pub(super) async fn check(subject: &Subject) -> Vec<Check> {
         match compose::examine_gitlab(section, &subject.data_dir).await {
             Ok(findings) => checks.extend(findings.into_iter().map(|finding| match finding {
                 GitlabFinding::Well(found) => Check::ok(&name, found),
-                GitlabFinding::Soon { found, way_out } => Check::warning(&name, found, way_out),
+                GitlabFinding::Doubtful { found, way_out } => Check::warning(&name, found, way_out),
                 GitlabFinding::Wrong { found, way_out } => Check::failure(&name, found, way_out),
             })),
             Err(error) => {
