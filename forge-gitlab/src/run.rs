@@ -105,12 +105,13 @@ impl<'a> Run<'a> {
             let (sections, now) = (self.job.payload.features.trace_sections, self.now());
             let section = stage.section(&self.job.payload, so_far == SoFar::Well);
             if progress.at.is_none() {
-                if !stage.is_due(&self.job.payload, so_far) {
+                if !stage.is_due(&self.job.payload, so_far, progress.scripted) {
                     self.job.change(|progress, _| progress.stage += 1)?;
                     continue;
                 }
                 self.job.change(|progress, text| {
                     sections::start(text, sections, &section.0, &section.1, now);
+                    progress.scripted |= matches!(stage, Stage::Step(_));
                     progress.at =
                         Some(AtStage { began_at: now, attempt: 0, cursor: 0, in_token: false });
                 })?;
