@@ -115,6 +115,41 @@ async fn a_job_that_takes_too_long_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_cancelled_at_once_clears_nothing_up() {
+    let fixture = Fixture::new().await;
+    let cleared = fixture.directory.path().join("cleared");
+    let spec = JobSpec::new("long", ["echo begun", "sleep 1000"])
+        .after([format!("touch {}", cleared.display())]);
+    let id = fixture.submit(spec);
+    let driver = fixture.worker("a-1").await;
+    fixture.gitlab.watch(id, true);
+    fixture.gitlab.until_job(id, |job| job.log().contains("\nbegun")).await.unwrap();
+    assert!(fixture.gitlab.cancel_at_once(id));
+    let ended = tokio::time::timeout(Duration::from_secs(90), driver).await;
+    ended.expect("it ends").unwrap().unwrap();
+    assert_eq!(fixture.gitlab.job_view(id).unwrap().status, Status::Canceled);
+    assert!(!cleared.exists(), "GitLab has forgotten the job: nothing of it may go on");
+    assert!(fixture.forge().runners().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_with_a_time_of_its_own_leaves_time_to_clear_up() {
+    let fixture = Fixture::new().await;
+    let mut spec = JobSpec::new("long", ["echo kept >kept", "sleep 1000"])
+        .after(["echo cleared $CI_JOB_STATUS"])
+        .variable(Variable::new("RUNNER_SCRIPT_TIMEOUT", "2s"));
+    let mut kept = fake_gitlab::Artifacts::archive(["kept"]);
+    kept.when = "always".to_owned();
+    spec.artifacts = vec![kept];
+    let job = fixture.run(spec).await;
+    let log = job.log();
+    assert_eq!(job.failure_reason.as_deref(), Some("job_execution_timeout"), "{log}");
+    assert!(log.contains("\ncleared failed\n"), "{log}");
+    assert!(log.contains("ERROR: Job failed: a step took longer than it may"), "{log}");
+    assert_eq!(names(&job.artifacts[0]), ["kept"], "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_of_megabytes_arrives_whole() {
     let fixture = Fixture::with(|config| config.limits.trace_bytes = 16 << 20).await;
     let lines = "seq 1 900000";

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use backend_qemu::Accel;
-use runner_core::{Resources, hypervisor::Network, image::RecipeKind};
+use runner_core::{Resources, WorkerName, hypervisor::Network, image::RecipeKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -63,7 +63,13 @@ pub enum Engine {
         accel: Accel,
     },
     #[cfg(feature = "libvirt")]
-    Libvirt { uri: String },
+    Libvirt {
+        uri: String,
+        /// Where machines are kept, as their user cannot reach what is ours alone.
+        disks_dir: PathBuf,
+        #[serde(default)]
+        accel: Accel,
+    },
 }
 
 impl Default for Engine {
@@ -132,6 +138,18 @@ impl Config {
 
     pub fn start_timeout(&self) -> Duration {
         Duration::from_secs(self.start_timeout)
+    }
+
+    /// Where the machine of a job is kept; `usual` is in the job's own directory.
+    pub fn machine_dir(&self, name: &WorkerName, usual: PathBuf) -> PathBuf {
+        match &self.hypervisor {
+            #[cfg(feature = "libvirt")]
+            Engine::Libvirt { disks_dir, .. } => disks_dir.join(name.as_str()),
+            Engine::Qemu { .. } => {
+                let _ = name;
+                usual
+            }
+        }
     }
 
     pub fn images_dir(&self) -> PathBuf {

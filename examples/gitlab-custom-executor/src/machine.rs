@@ -124,7 +124,7 @@ async fn destroy(config: &Config, state: &State, name: &WorkerName) -> Result<()
         hypervisor.destroy(&instance.name).await.with_context(removing)?;
     }
     drop(hypervisor);
-    state.end(name)
+    state.end(name, &config.machine_dir(name, state.root(name)))
 }
 
 /// What a hypervisor is opened for.
@@ -143,8 +143,9 @@ async fn open(
     purpose: For,
 ) -> Result<Arc<dyn Hypervisor>> {
     let end = Instant::now() + HANDOVER;
+    let root = config.machine_dir(name, state.root(name));
     loop {
-        match open_once(config, &state.root(name), name, purpose).await {
+        match open_once(config, &root, name, purpose).await {
             Err(Error::Busy { .. }) if Instant::now() < end => {
                 sleep(Duration::from_millis(100)).await;
             }
@@ -168,12 +169,14 @@ async fn open_once(
             Arc::new(QemuHypervisor::open(qemu).await?)
         }
         #[cfg(feature = "libvirt")]
-        Engine::Libvirt { uri } => {
+        Engine::Libvirt { uri, accel, .. } => {
             use backend_libvirt::{LibvirtConfig, LibvirtHypervisor, LibvirtUri, Virt};
             let mut libvirt = LibvirtConfig::new(LibvirtUri::new(uri)?, owner, root);
-            if purpose == For::Using {
-                libvirt.virt = Virt::Qemu;
-            }
+            libvirt.virt = match accel {
+                Accel::Kvm => Virt::Kvm,
+                Accel::Auto if purpose == For::Making => Virt::Auto,
+                Accel::Auto | Accel::Tcg => Virt::Qemu,
+            };
             Arc::new(LibvirtHypervisor::open(libvirt).await?)
         }
     })

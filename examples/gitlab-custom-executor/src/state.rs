@@ -66,7 +66,7 @@ impl State {
         self.job(name).exists()
     }
 
-    /// Where the job's machine is.
+    /// A place for the job's machine.
     pub fn root(&self, name: &WorkerName) -> PathBuf {
         self.job(name).join("root")
     }
@@ -100,10 +100,10 @@ impl State {
         Ok(jobs)
     }
 
-    /// Forgets a job whose machine is gone.
-    pub fn end(&self, name: &WorkerName) -> Result<()> {
+    /// Forgets a job whose machine is gone from `root`.
+    pub fn end(&self, name: &WorkerName, root: &Path) -> Result<()> {
         // First the rest: as long as there is a record, somebody will come back for it.
-        remove(&self.root(name))?;
+        remove(root)?;
         remove(&self.job(name))
     }
 }

@@ -1,8 +1,14 @@
 //! The drivers, called as GitLab's documentation says, with real machines.
 
+#[cfg(feature = "libvirt")]
+#[path = "../../../backend-libvirt/tests/common/libvirtd.rs"]
+#[expect(dead_code, reason = "libvirt is tested elsewhere; here it is used")]
+mod libvirtd;
 #[path = "../../../backend-qemu/tests/common/mod.rs"]
 #[expect(dead_code, reason = "machines are tested elsewhere; here they are used")]
 mod qemu;
+#[cfg(feature = "libvirt")]
+use qemu::parts;
 
 use std::{
     fs,
@@ -48,8 +54,13 @@ fn read(path: impl AsRef<Path>) -> String {
 impl Host {
     /// None, with a word about it, where there is no QEMU.
     async fn new() -> Option<Self> {
+        let hypervisor = r#"{ kind = "qemu", accel = "tcg" }"#;
+        Self::with(hypervisor, TempDir::new().unwrap()).await
+    }
+
+    async fn with(hypervisor: &str, directory: TempDir) -> Option<Self> {
         qemu::micro::image().await?;
-        let host = Self { directory: TempDir::new().unwrap() };
+        let host = Self { directory };
         let cache = qemu::parts::shared_cache();
         let config = format!(
             r#"
@@ -60,7 +71,7 @@ impl Host {
                 network = "restricted"
                 image = {{ kind = "micro" }}
                 machine = {{ vcpus = 1, memory_mib = 192 }}
-                hypervisor = {{ kind = "qemu", accel = "tcg" }}
+                hypervisor = {hypervisor}
             "#,
             host.path("state").display(),
             cache.join("test-images").display(),
@@ -193,6 +204,27 @@ async fn a_job_runs_in_a_machine_that_is_its_own_and_then_gone() {
     host.assert_nothing_is_left();
     let mode = fs::metadata(host.path("state")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
+}
+
+#[cfg(feature = "libvirt")]
+#[tokio::test]
+async fn a_job_runs_in_a_machine_of_libvirts() {
+    let Some(daemon) = libvirtd::Libvirtd::start() else { return };
+    let directory = tempfile::tempdir_in(daemon.directory()).unwrap();
+    let disks = directory.path().join("disks");
+    let hypervisor = format!(
+        r#"{{ kind = "libvirt", uri = "{}", disks_dir = "{}", accel = "tcg" }}"#,
+        daemon.uri,
+        disks.display(),
+    );
+    let Some(host) = Host::with(&hypervisor, directory).await else { return };
+    let mut job =
+        host.job(7, &[("step_script", "uname -s; exit 7"), ("after_script", "echo after")]);
+    let story = job.over();
+    let expected = "prepare 0\nstep_script 41 with 7\nafter_script 0\ncleanup 0\nover\n";
+    assert!(story.ends_with(expected), "{story}{}{}", job.log(), read(job.at.join("own-log")));
+    assert_eq!(daemon.virsh(&["list", "--all", "--name"]).trim(), "");
+    assert!(host.kept().is_empty() && fs::read_dir(disks).unwrap().count() == 0);
 }
 
 #[tokio::test]
