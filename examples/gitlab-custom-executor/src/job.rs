@@ -15,6 +15,8 @@ pub struct Job {
     pub name: WorkerName,
     /// How long GitLab lets it run.
     pub timeout: Duration,
+    /// The container that it wants to run in.
+    pub image: Option<String>,
     /// The containers that it wants beside it.
     pub services: Vec<String>,
 }
@@ -24,7 +26,8 @@ struct Response {
     id: u64,
     git_info: GitInfo,
     runner_info: RunnerInfo,
-    services: Option<Vec<Service>>,
+    image: Option<Container>,
+    services: Option<Vec<Container>>,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +41,7 @@ struct RunnerInfo {
 }
 
 #[derive(Deserialize)]
-struct Service {
+struct Container {
     name: String,
 }
 
@@ -62,6 +65,7 @@ impl Job {
         Ok(Self {
             name: WorkerName::new(name)?,
             timeout: Duration::from_secs(response.runner_info.timeout),
+            image: response.image.map(|image| image.name).filter(|name| !name.is_empty()),
             services: response.services.into_iter().flatten().map(|s| s.name).collect(),
         })
     }

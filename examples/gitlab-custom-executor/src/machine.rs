@@ -44,6 +44,9 @@ pub async fn prepare(config: &Config, job: &Job) -> Result<(), Failure> {
         );
         return Err(Failure::Job(None, why));
     }
+    if let Some(image) = &job.image {
+        println!("WARNING: image {image} is not used: the job runs in the machine's own system");
+    }
     let state = State::open(&config.state_dir)?;
     let image = {
         let _lock = state.lock()?;

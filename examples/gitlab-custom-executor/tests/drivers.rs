@@ -90,7 +90,7 @@ impl Host {
         let response = json!({
             "id": id, "token": "glcbt-secret",
             "git_info": {"repo_url": "https://gitlab-ci-token:glcbt-secret@gitlab.example/g/p.git"},
-            "runner_info": {"timeout": 3600}, "services": [],
+            "runner_info": {"timeout": 3600}, "image": {"name": "rust:1.90"}, "services": [],
         });
         self.job_of(id, &response, stages)
     }
@@ -196,6 +196,7 @@ async fn a_job_runs_in_a_machine_that_is_its_own_and_then_gone() {
     let log = job.log();
     let stages = "prepare_script 0\nget_sources 0\nstep_script 0\nafter_script 0\n";
     assert_eq!(story, format!("config 0\nprepare 0\n{stages}cleanup 0\nover\n"), "{log}");
+    assert!(log.starts_with("WARNING: image rust:1.90 is not used"), "{log}");
     assert!(log.contains("\nLinux\nmark\ncode\none\ntwo\nthree\nafter\n"), "{log}");
     let config: serde_json::Value =
         serde_json::from_str(&read(job.at.join("config.json"))).unwrap();
