@@ -30,6 +30,7 @@ mod luggage;
 mod openapi;
 mod out;
 mod outputs;
+mod overriding;
 mod profiles;
 mod run;
 mod serve;
@@ -102,6 +103,8 @@ enum Command {
     Retire(hold::RetireArgs),
     /// List profiles, or change their numbers
     Profiles(profiles::ProfilesArgs),
+    /// Have some profiles get other numbers of workers for a while, while the others give way
+    Override(overriding::OverrideArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Show what happened and why
@@ -167,6 +170,7 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Unhold(args) => (hold::unhold(args).await, FAILED),
         Command::Retire(args) => (hold::retire(args).await, FAILED),
         Command::Profiles(args) => (profiles::profiles(args).await, FAILED),
+        Command::Override(args) => (overriding::overriding(args).await, FAILED),
         Command::Images(args) => (images::images(args).await, FAILED),
         Command::Events(args) => (events::events(args).await, FAILED),
         Command::Check(args) => (check::check(args), FAILED),
