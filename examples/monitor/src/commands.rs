@@ -24,6 +24,7 @@ mod explain;
 mod follow;
 mod hold;
 mod images;
+mod import;
 mod jobs;
 mod logs;
 mod luggage;
@@ -109,6 +110,9 @@ enum Command {
     Images(images::ImagesArgs),
     /// Show what happened and why
     Events(events::EventsArgs),
+    /// Make a configuration from the settings of Servo's monitor
+    #[command(name = "import-servo", long_flag = "import-servo")]
+    ImportServo(import::ImportArgs),
     /// Check a configuration
     Check(check::CheckArgs),
     /// Find out whether a service can do its work on this host, and what to do where it cannot
@@ -173,6 +177,7 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Override(args) => (overriding::overriding(args).await, FAILED),
         Command::Images(args) => (images::images(args).await, FAILED),
         Command::Events(args) => (events::events(args).await, FAILED),
+        Command::ImportServo(args) => (import::import(args), FAILED),
         Command::Check(args) => (check::check(args), FAILED),
         Command::Doctor(args) => (doctor::doctor(args).await, FAILED),
         Command::Completions(args) => (completions::completions(args), FAILED),
