@@ -14,6 +14,7 @@ use toml::Spanned;
 
 use crate::tokens::NamedToken;
 
+mod access;
 mod diff;
 mod file;
 mod github;
@@ -125,6 +126,9 @@ impl Config {
             let (span, key) = (section.span(), format!("profile[{index}]"));
             let reach = section.as_ref().reach.clone();
             let of_github = section.as_ref().of_github();
+            let access = section.as_ref().access();
+            let access_key = access.first_key();
+            access.rules(&source, &key)?;
             let profile = profile(&source, base, &key, section)?;
             if let Err(problem) = hypervisor.let_reach(&profile, reach) {
                 let place = source.key_in(&span, "reach");
@@ -135,7 +139,7 @@ impl Config {
                 let problem = format!("there is a profile {} already; rename one", profile.name);
                 return Err(source.problem(Some(place), format!("{key}.name"), problem));
             }
-            if let Err((field, problem)) = serve(&mut githubs, &profile, of_github) {
+            if let Err((field, problem)) = serve(&mut githubs, &profile, of_github, access_key) {
                 let place = source.key_in(&span, field);
                 return Err(source.problem(Some(place), format!("{key}.{field}"), problem));
             }
@@ -338,8 +342,13 @@ fn serve(
     githubs: &mut [github::Place],
     profile: &Profile,
     said: github::OfGithub,
+    access: Option<&'static str>,
 ) -> Result<(), (&'static str, String)> {
     let forge = &profile.forge;
+    if let Some(key) = access {
+        let problem = "nobody would heed it: the local queue and [[github]] have no access rules";
+        return Err((key, problem.to_owned()));
+    }
     if *forge == local_forge() {
         return match said.first_key() {
             Some(key) => {

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use runner_core::{ForgeName, Label, ProfileName, hypervisor::Network, image::UserDataDelivery};
+use runner_core::{
+    ForgeName, Label, ProfileName, access::Names, hypervisor::Network, image::UserDataDelivery,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
+    access::Access,
     github::{Github, GithubGroup, GithubSource, OfGithub},
     http::Http,
     hypervisor::{Libvirt, Qemu},
@@ -118,9 +121,16 @@ pub(super) struct Profile {
     pub group: Option<GithubGroup>,
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,
+    pub deny: Option<Spanned<Names>>,
+    pub allow: Option<Spanned<Names>>,
 }
 
 impl Profile {
+    /// Who may use it.
+    pub fn access(&self) -> Access {
+        Access { deny: self.deny.clone(), allow: self.allow.clone() }
+    }
+
     /// What it says of its GitHub.
     pub fn of_github(&self) -> OfGithub {
         OfGithub {
