@@ -95,9 +95,10 @@ async fn fetch(client: &Client, from: &Dependency, to: &Path, limit: u64) -> Res
             let name = if from.name.is_empty() { from.id.to_string() } else { from.name.clone() };
             return Err(match status {
                 404 => Error::not_found(format!("the artifacts of job {name}")),
-                401 | 403 => Error::Unauthorized {
-                    what: format!("GitLab, asked for the artifacts of job {name},"),
-                },
+                401 | 403 => Error::unauthorized(
+                    format!("GitLab, asked for the artifacts of job {name},"),
+                    format!("it answered {status} to the token of the job that depends on it"),
+                ),
                 status => failed(doing, format!("GitLab answered {status}")),
             });
         }

@@ -26,8 +26,7 @@ pub(crate) fn failed(
 pub(crate) fn refused(doing: &str, reply: &Reply) -> Error {
     match reply.status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            let complaint = reply.complaint();
-            Error::Unauthorized { what: format!("{complaint} when asked to {doing}: it") }
+            Error::unauthorized(format!("GitLab, asked to {doing},"), reply.complaint())
         }
         StatusCode::NOT_FOUND => Error::not_found(doing),
         StatusCode::TOO_MANY_REQUESTS => {
