@@ -26,6 +26,7 @@ mod events;
 mod explain;
 mod feed;
 mod files;
+mod forges;
 mod health;
 mod history;
 mod jobs;
@@ -187,6 +188,7 @@ type Apis = (
     explain::ExplainApi,
     shell::ShellApi,
     files::FilesApi,
+    forges::ForgesApi,
     webhooks::WebhooksApi,
 );
 
@@ -204,6 +206,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         explain::ExplainApi(shared.clone()),
         shell::ShellApi(shared.clone()),
         files::FilesApi(shared.clone()),
+        forges::ForgesApi(shared.clone()),
         webhooks::WebhooksApi(shared.clone()),
     );
     let service = openapi::service(apis);

@@ -121,6 +121,7 @@ pub(super) struct Profile {
     pub group: Option<GithubGroup>,
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,
+    pub runner_version: Option<String>,
     pub deny: Option<Spanned<Names>>,
     pub allow: Option<Spanned<Names>>,
 }
@@ -137,6 +138,7 @@ impl Profile {
             group: self.group.clone(),
             sources: self.sources.clone(),
             scale_set: self.scale_set.clone(),
+            runner_version: self.runner_version.clone(),
         }
     }
 }
