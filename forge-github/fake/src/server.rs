@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     api::{self, Raw},
+    clock,
     contract::Contract,
     control,
     exchange::{Addresses, Content, Refusal, Reply},
@@ -318,10 +319,8 @@ fn finish(shared: &Shared, reply: Reply, fault: Option<Fault>) -> io::Result<Res
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
     // By the clock that all else goes by, and not the host's.
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&shared.clock.now());
-    if let Ok(date) = date.map(HeaderValue::try_from).unwrap_or_else(|_| Ok(HeaderValue::from_static(""))) {
-        headers.insert(header::DATE, date);
-    }
+    let date = HeaderValue::try_from(clock::http_date(shared.clock.now()));
+    headers.insert(header::DATE, date.map_err(io::Error::other)?);
     let id = uuid::Uuid::new_v4().simple().to_string().to_uppercase();
     let id = format!("{}:{}:{}", &id[..4], &id[4..10], &id[10..16]);
     let text = |value: &str| HeaderValue::from_str(value).expect("hexadecimal digits");
