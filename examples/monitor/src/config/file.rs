@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::{
     github::{Github, GithubGroup, GithubSource, OfGithub},
+    guests::Guests,
     http::Http,
     hypervisor::{Libvirt, Qemu},
     tokens::TokenSection,
@@ -23,6 +24,7 @@ pub(super) struct File {
     pub data: Data,
     pub qemu: Option<Spanned<Qemu>>,
     pub libvirt: Option<Spanned<Libvirt>>,
+    pub guests: Option<Guests>,
     #[serde(rename = "github")]
     pub githubs: Vec<Spanned<Github>>,
     pub local: Local,
