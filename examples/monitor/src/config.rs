@@ -18,6 +18,7 @@ mod access;
 mod diff;
 mod file;
 mod github;
+mod guests;
 mod http;
 mod hypervisor;
 mod place;
@@ -30,6 +31,7 @@ pub use github::{
     GithubBudget, GithubConfig, GithubGroup, GithubLogin, GithubPace, GithubProfile, GithubSource,
     Hook, SecretPlace, Wrong,
 };
+pub use guests::GuestsConfig;
 pub use http::{HttpConfig, Reads, TlsFiles};
 pub use hypervisor::{
     Accel, Disks, HypervisorConfig, HypervisorKind, LibvirtConfig, LibvirtNetwork, NetworkKind,
@@ -57,6 +59,8 @@ pub struct Config {
     pub cache_dir: Option<PathBuf>,
     /// What makes the machines.
     pub hypervisor: HypervisorConfig,
+    /// What machines may ask this service for. They may ask for nothing, if none.
+    pub guests: Option<GuestsConfig>,
     /// The GitHubs that runners are registered at.
     pub githubs: Vec<GithubConfig>,
     /// What the local queue takes on.
@@ -109,11 +113,16 @@ impl Config {
         let source = Source { file: path, text };
         let file = parse_file(&source)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let http = http::http(&source, base, file.http)?;
+        let mut http = http::http(&source, base, file.http)?;
         let tokens = tokens::tokens(&source, base, file.tokens)?;
         let pace = pace(&source, file.pace)?;
         let mut hypervisor =
             hypervisor::hypervisor(&source, base, http.listen, file.qemu, file.libvirt)?;
+        let guests = guests::guests(&source, base, http.listen, &hypervisor, file.guests)?;
+        if guests.is_some() && guests::speak_from_loopback(&hypervisor) {
+            // What comes from this host may be a machine: looking needs a token, unless the operator says otherwise.
+            http.reads = http.reads.or(Some(Reads::Token));
+        }
         let mut githubs = github::githubs(&source, base, file.githubs)?;
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
@@ -152,6 +161,7 @@ impl Config {
             data_dir: file.data.dir.map_or_else(crate::data_dir::default_dir, in_file_dir),
             cache_dir: file.data.cache.map(in_file_dir),
             hypervisor,
+            guests,
             githubs: githubs.into_iter().map(|place| place.config).collect(),
             local: local(file.local),
             log,

@@ -6,9 +6,12 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
 use runner_core::{
-    Clock, EventLog, Forge, ForgeName, ProfileName, Status, event::What, plan::Subject,
+    Clock, EventLog, Forge, ForgeName, ProfileName, Result, Secret, Status, event::What,
+    plan::Subject,
 };
 use tokio::sync::watch;
+
+use crate::guests::Contact;
 
 /// Forges elsewhere, by the names that profiles call them.
 pub type Remotes = BTreeMap<ForgeName, Remote>;
@@ -45,6 +48,12 @@ pub trait Outside: Send + Sync + 'static {
 
     /// Takes in a delivery: its headers and its body, byte for byte.
     fn deliver(&self, headers: &HeaderMap, body: &[u8]) -> Delivered;
+
+    /// What a machine is to be told that runs a runner with this secret, and may ask at `contact`.
+    ///
+    /// # Errors
+    /// `Invalid` for what a machine could not read.
+    fn user_data(&self, secret: &Secret<String>, contact: &Contact) -> Result<Secret<String>>;
 
     /// The forge in numbers.
     fn figures(&self) -> Figures;

@@ -13,14 +13,14 @@ use forge_github::{
     Health, HttpTransport, Place, RepositoryName, ScaleSetListener, Scope, SecretFrom, SourceKind, Webhook,
     budget::{Limits, Priority},
     downloads::RunnerVersion,
-    mark,
+    guest, mark,
     scale_set::{ActionsService, ListenerConfig, ProgressFile, ScaleSetSpec},
     webhook::{self, Numbers, Outcome, WebhookConfig, recovery},
 };
 use jiff::Timestamp;
 use poem::http::HeaderMap;
 use runner_core::{
-    Clock, Label, OwnerId, Profile, ProfileName, Result, Status, error::chain,
+    Clock, Error, Label, OwnerId, Profile, ProfileName, Result, Secret, Status, error::chain,
     status::ProfileStatus,
 };
 use tokio::task::JoinHandle;
@@ -28,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::{self, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
+    guests::Contact,
     remote::{
         Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, MAX_DELIVERY_BYTES, Note,
         Outside, Remote, SourceFigures,
@@ -318,6 +319,18 @@ impl Outside for Github {
             Outcome::Refused(refusal) => refusal.to_string(),
         };
         Delivered { status: outcome.status(), said }
+    }
+
+    fn user_data(&self, secret: &Secret<String>, contact: &Contact) -> Result<Secret<String>> {
+        let url = contact.url.parse().map_err(|_| {
+            Error::invalid("the address of [guests]", format!("{:?} is no URL", contact.url))
+        })?;
+        let monitor = guest::Monitor {
+            url,
+            token: contact.token.clone(),
+            when_unheard: guest::WhenUnheard::default(),
+        };
+        guest::user_data(secret, Some(&monitor))
     }
 
     fn figures(&self) -> Figures {

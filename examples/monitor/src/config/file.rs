@@ -11,6 +11,7 @@ use toml::Spanned;
 use super::{
     access::Access,
     github::{Github, GithubGroup, GithubSource, OfGithub},
+    guests::Guests,
     http::Http,
     hypervisor::{Libvirt, Qemu},
     tokens::TokenSection,
@@ -26,6 +27,7 @@ pub(super) struct File {
     pub data: Data,
     pub qemu: Option<Spanned<Qemu>>,
     pub libvirt: Option<Spanned<Libvirt>>,
+    pub guests: Option<Guests>,
     #[serde(rename = "github")]
     pub githubs: Vec<Spanned<Github>>,
     pub local: Local,
