@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -118,6 +119,7 @@ struct Machine {
     sessions: BTreeMap<ProcessId, FakeSession>,
     files: BTreeMap<String, Vec<u8>>,
     screen: u8,
+    addresses: Vec<IpAddr>,
 }
 
 struct FakeRunner {
@@ -262,6 +264,26 @@ impl FakeWorld {
         self.state().spawned.clone()
     }
 
+    /// What the network has given to a machine.
+    pub fn set_addresses(&self, name: &WorkerName, addresses: Vec<IpAddr>) {
+        if let Some(machine) = self.state().machines.get_mut(name) {
+            machine.addresses = addresses;
+        }
+    }
+
+    /// A machine learns the secret of its registration, as when it asks for it after its start.
+    pub fn tell(&self, name: &WorkerName, secret: &str) {
+        if let Some(machine) = self.state().machines.get_mut(name) {
+            machine.secret = Some(secret.to_owned());
+        }
+        self.0.hint.hint();
+    }
+
+    /// What a machine was told at its start, or since.
+    pub fn told(&self, name: &WorkerName) -> Option<String> {
+        self.state().machines.get(name)?.secret.clone()
+    }
+
     /// A machine dies by itself, as when the host kills its process.
     pub fn crash(&self, name: &WorkerName) {
         let mut world = self.settled();
@@ -368,7 +390,7 @@ impl World {
             runner.online = machine.is_some_and(|machine| {
                 machine.instance.state == InstanceState::Running
                     && machine.boots_at <= now
-                    && machine.secret.as_deref() == Some(id.as_str())
+                    && machine.secret.as_deref().is_some_and(|told| names(told, id))
             });
         }
         self.begin_jobs(now);
@@ -441,6 +463,12 @@ impl World {
         let mut running = machine.processes.iter().filter(|(_, process)| process.runs(now));
         pulled.or_else(|| running.next().map(|(id, _)| id.to_string()))
     }
+}
+
+/// Whether a machine that was told this is to become that runner: by the secret alone, or by a line that has it.
+fn names(told: &str, id: &RunnerId) -> bool {
+    let mut secrets = told.lines().filter_map(|line| line.strip_prefix("jit-config="));
+    told == id.as_str() || secrets.any(|secret| secret == id.as_str())
 }
 
 fn after(time: Timestamp, by: Duration) -> Timestamp {

@@ -199,6 +199,22 @@ impl Store {
         OwnerId::new(text)
     }
 
+    /// Whether there is a worker of this name, seen or not.
+    ///
+    /// # Errors
+    /// `Backend` when that cannot be read.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn has_worker(&self, name: &WorkerName) -> Result<bool> {
+        let name = name.clone();
+        self.write("look for a worker", move |tx| {
+            let mut statement = tx.prepare_cached("SELECT 1 FROM workers WHERE name = ?1")?;
+            statement.exists([name.as_str()])
+        })
+        .await
+    }
+
     /// The records of all workers, and the number of the next one.
     pub(crate) async fn records(&self) -> Result<(Vec<Record>, u64)> {
         self.write("read the workers", |tx| {

@@ -25,6 +25,8 @@ mod github;
 mod gitlab;
 mod secret;
 
+pub use github::{GithubHook, GithubSurvey, HourlyLimit};
+
 #[cfg(feature = "libvirt")]
 mod libvirt;
 
@@ -157,6 +159,14 @@ pub fn check_github_profile(profile: &ProfileName) -> Result<()> {
     github::check_profile(profile)
 }
 
+/// Whether a text is a version of GitHub's runner program.
+///
+/// # Errors
+/// `Invalid`, saying what one is like.
+pub fn check_runner_version(version: &str) -> Result<()> {
+    github::check_runner_version(version)
+}
+
 /// Whether the runners belong to one repository, which is the one to be asked then.
 pub fn is_repository(section: &config::GithubConfig) -> bool {
     github::is_repository(section)
@@ -200,6 +210,19 @@ pub async fn examine_gitlab(
     data_dir: &Path,
 ) -> anyhow::Result<Vec<GitlabFinding>> {
     gitlab::examine(section, &forge_dir(data_dir, &section.name)).await
+}
+
+/// Asks a GitHub for what the service would need of it. Changes nothing.
+///
+/// # Errors
+/// When it cannot even be asked, such as for authorities that cannot be read.
+pub async fn survey_github(section: &config::GithubConfig) -> Result<GithubSurvey> {
+    github::survey(section).await
+}
+
+/// Whether a version of GitHub's runner program is older than another.
+pub fn is_older_runner(version: &str, newest: &str) -> bool {
+    github::is_older(version, newest)
 }
 
 /// Whether libvirt can be asked for what a configuration says.

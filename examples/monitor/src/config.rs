@@ -20,6 +20,7 @@ mod file;
 mod forges;
 mod github;
 mod gitlab;
+mod guests;
 mod http;
 mod hypervisor;
 mod numbers;
@@ -38,6 +39,7 @@ pub use github::{
 pub use gitlab::{
     GitlabAdministration, GitlabConfig, GitlabImage, GitlabLimits, GitlabPlace, GitlabProfile,
 };
+pub use guests::GuestsConfig;
 pub use http::{HttpConfig, Reads, TlsFiles};
 pub use hypervisor::{
     Accel, Disks, HypervisorConfig, HypervisorKind, LibvirtConfig, LibvirtNetwork, NetworkKind,
@@ -69,6 +71,8 @@ pub struct Config {
     pub cache_dir: Option<PathBuf>,
     /// What makes the machines.
     pub hypervisor: HypervisorConfig,
+    /// What machines may ask this service for. They may ask for nothing, if none.
+    pub guests: Option<GuestsConfig>,
     /// The GitHubs that runners are registered at.
     pub githubs: Vec<GithubConfig>,
     /// The GitLabs that jobs are taken from.
@@ -123,11 +127,16 @@ impl Config {
         let source = Source { file: path, text };
         let file = parse_file(&source)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let http = http::http(&source, base, file.http)?;
+        let mut http = http::http(&source, base, file.http)?;
         let tokens = tokens::tokens(&source, base, file.tokens)?;
         let pace = pace(&source, file.pace)?;
         let mut hypervisor =
             hypervisor::hypervisor(&source, base, http.listen, file.qemu, file.libvirt)?;
+        let guests = guests::guests(&source, base, http.listen, &hypervisor, file.guests)?;
+        if guests.is_some() && guests::speak_from_loopback(&hypervisor) {
+            // What comes from this host may be a machine: looking needs a token, unless the operator says otherwise.
+            http.reads = http.reads.or(Some(Reads::Token));
+        }
         let githubs = github::githubs(&source, base, file.githubs)?;
         let mut taken = vec![local_forge()];
         taken.extend(githubs.iter().map(|place| place.config.name.clone()));
@@ -168,6 +177,7 @@ impl Config {
             data_dir: file.data.dir.map_or_else(crate::data_dir::default_dir, in_file_dir),
             cache_dir: file.data.cache.map(in_file_dir),
             hypervisor,
+            guests,
             githubs: forges.githubs.into_iter().map(|place| place.config).collect(),
             gitlabs: forges
                 .gitlabs

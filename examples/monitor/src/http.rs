@@ -26,6 +26,8 @@ mod events;
 mod explain;
 mod feed;
 mod files;
+mod forges;
+pub mod guest;
 mod health;
 mod history;
 mod jobs;
@@ -39,6 +41,7 @@ mod reservations;
 mod server;
 pub mod shell;
 mod strict;
+mod text;
 pub mod tls;
 mod webhooks;
 mod workers;
@@ -189,6 +192,7 @@ type Apis = (
     explain::ExplainApi,
     shell::ShellApi,
     files::FilesApi,
+    forges::ForgesApi,
     webhooks::WebhooksApi,
 );
 
@@ -207,6 +211,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         explain::ExplainApi(shared.clone()),
         shell::ShellApi(shared.clone()),
         files::FilesApi(shared.clone()),
+        forges::ForgesApi(shared.clone()),
         webhooks::WebhooksApi(shared.clone()),
     );
     let service = openapi::service(apis);

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
 use runner_core::{
-    Clock, EventLog, Forge, ForgeName, ProfileName, Status,
+    Clock, EventLog, Forge, ForgeName, ProfileName, Result, Secret, Status,
     event::What,
     plan::{Sight, Subject},
 };
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::{config::Config, guests::Contact};
 
 /// Forges elsewhere, by the names that profiles call them.
 pub type Remotes = BTreeMap<ForgeName, Remote>;
@@ -49,6 +49,12 @@ pub trait Outside: Send + Sync + 'static {
 
     /// Takes in a delivery: its headers and its body, byte for byte.
     fn deliver(&self, headers: &HeaderMap, body: &[u8]) -> Delivered;
+
+    /// What a machine is to be told that runs a runner with this secret, and may ask at `contact`.
+    ///
+    /// # Errors
+    /// `Invalid` for what a machine could not read.
+    fn user_data(&self, secret: &Secret<String>, contact: &Contact) -> Result<Secret<String>>;
 
     /// The forge in numbers.
     fn figures(&self) -> Figures;
@@ -121,15 +127,21 @@ pub async fn stop(remotes: &Remotes) {
     }
 }
 
-/// A forge elsewhere in numbers.
+/// A forge elsewhere in numbers and words.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figures {
-    /// Whether it can be used at the moment.
-    pub well: bool,
-    /// Who tells what waits: which way, for which profile if for one, and whether it can be relied upon.
-    pub sources: Vec<(&'static str, Option<ProfileName>, bool)>,
-    /// Who is asked for each profile at the moment, if anybody could be.
-    pub active: BTreeMap<ProfileName, Option<&'static str>>,
+    /// What of it the runners belong to, for people.
+    pub place: String,
+    /// Why it cannot be used at the moment, if it cannot.
+    pub ill: Option<Ill>,
+    /// Who tells what waits.
+    pub sources: Vec<SourceFigures>,
+    /// Who is asked for each profile.
+    pub asked: BTreeMap<ProfileName, Asked>,
+    /// What it said of itself lately, oldest first.
+    pub notes: Vec<Note>,
+    /// The runner programs in the images of profiles, where that is known.
+    pub programs: BTreeMap<ProfileName, Program>,
     /// Profiles whose runners died before they came online: how many in a row.
     pub failures: BTreeMap<ProfileName, u32>,
     /// Registrations that share their name with another.
@@ -138,6 +150,64 @@ pub struct Figures {
     pub budget: Option<BudgetFigures>,
     /// What came by webhook, where there is one.
     pub deliveries: Option<DeliveryFigures>,
+}
+
+/// Something that cannot be relied upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ill {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, in words for the operator.
+    pub reason: String,
+}
+
+/// One way of knowing what waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFigures {
+    /// Which.
+    pub kind: &'static str,
+    /// The only profile it speaks of, where there is one.
+    pub profile: Option<ProfileName>,
+    /// Why it cannot be relied upon, if it cannot.
+    pub ill: Option<Ill>,
+}
+
+/// Who is asked what waits for a profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Whom the configuration names, the best first.
+    pub order: Vec<&'static str>,
+    /// Who it is at the moment, if anybody could be.
+    pub now: Option<&'static str>,
+}
+
+impl Asked {
+    /// Whether the best cannot be relied upon, and another has taken over.
+    pub fn failed_over(&self) -> bool {
+        self.order.first().copied() != self.now
+    }
+}
+
+/// Something that an operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// When.
+    pub at: Timestamp,
+    /// The sentence.
+    pub text: String,
+}
+
+/// The forge's runner program in an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its version.
+    pub version: String,
+    /// The newest that the forge offers, if it told.
+    pub newest: Option<String>,
+    /// From when on the forge may refuse it, once there is a newer one.
+    pub refused_from: Option<Timestamp>,
+    /// What to do about it, once it is time to.
+    pub warning: Option<String>,
 }
 
 /// What was spent of a forge's limits, and what is left.

@@ -9,17 +9,18 @@ use std::{
 
 use async_trait::async_trait;
 use forge_github::{
-    Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Group,
+    Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Group, Health,
     HttpTransport, Place, RepositoryName, ScaleSetListener, Scope, SecretFrom, SourceKind, Webhook,
     budget::{Limits, Priority},
-    mark,
+    downloads::RunnerVersion,
+    guest, mark,
     scale_set::{ActionsService, ListenerConfig, ProgressFile, ScaleSetSpec},
     webhook::{self, Numbers, Outcome, WebhookConfig, recovery},
 };
 use jiff::Timestamp;
 use poem::http::HeaderMap;
 use runner_core::{
-    Clock, Label, OwnerId, Profile, ProfileName, Result, Status, error::chain,
+    Clock, Error, Label, OwnerId, Profile, ProfileName, Result, Secret, Status, error::chain,
     status::ProfileStatus,
 };
 use tokio::task::JoinHandle;
@@ -27,10 +28,19 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::{self, Config, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
+    guests::Contact,
     remote::{
-        BudgetFigures, Delivered, DeliveryFigures, Figures, MAX_DELIVERY_BYTES, Outside, Remote,
+        Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, MAX_DELIVERY_BYTES, Note,
+        Outside, Remote, SourceFigures,
     },
 };
+
+mod programs;
+mod survey;
+
+use programs::Programs;
+pub use survey::{GithubHook, GithubSurvey, HourlyLimit};
+pub(super) use survey::{is_older, survey};
 
 const _: () = assert!(MAX_DELIVERY_BYTES == webhook::MAX_BODY_BYTES as u64);
 
@@ -68,6 +78,10 @@ pub(super) fn check(section: &config::GithubConfig) -> Result<(), (Wrong, String
 
 pub(super) fn check_profile(profile: &ProfileName) -> Result<()> {
     mark::check(profile, &OwnerId::new(AN_OWNER)?)
+}
+
+pub(super) fn check_runner_version(version: &str) -> Result<()> {
+    version.parse::<RunnerVersion>().map(|_| ())
 }
 
 pub(super) fn is_repository(section: &config::GithubConfig) -> bool {
@@ -131,14 +145,25 @@ pub(super) async fn remote(
     let recovering = webhook.as_ref().zip(hook(section, &place)).map(|(webhook, hook)| {
         AbortOnDropHandle::new(tokio::spawn(recover(client.clone(), webhook.clone(), hook)))
     });
-    let forge = Arc::new(GithubForge::start(client, github)?);
+    let forge = Arc::new(GithubForge::start(client.clone(), github)?);
+    let programs = Arc::new(Programs::open(program_versions(section)?, directory));
+    let (asking, asked) = (programs.clone(), client.clone());
+    let asking = tokio::spawn(async move { asking.attend(&asked).await });
+    let orders = section.profiles.iter().map(|(name, says)| {
+        let order = says.sources.iter().map(|its| kind(*its).word());
+        (name.clone(), order.collect())
+    });
     let outside = Github {
+        place: place.to_string(),
+        orders: orders.collect(),
+        programs,
         forge: forge.clone(),
         webhook,
         listeners,
         stop,
         sessions: tokio::sync::Mutex::new(sessions),
         told: Mutex::new(None),
+        _asking: AbortOnDropHandle::new(asking),
         _recovering: recovering,
     };
     Ok(Remote { forge, outside: Arc::new(outside) })
@@ -242,8 +267,21 @@ async fn recover(client: Client, webhook: Arc<Webhook>, hook: recovery::Hook) {
     }
 }
 
+/// The versions of the runner program that profiles say their images have.
+fn program_versions(
+    section: &config::GithubConfig,
+) -> Result<BTreeMap<ProfileName, RunnerVersion>> {
+    let profiles = section.profiles.iter();
+    let said = profiles.filter_map(|(name, its)| Some((name, its.runner_version.as_deref()?)));
+    said.map(|(name, version)| Ok((name.clone(), version.parse()?))).collect()
+}
+
 /// What the service has of one GitHub.
 struct Github {
+    place: String,
+    /// Whom the configuration says to ask for each profile.
+    orders: BTreeMap<ProfileName, Vec<&'static str>>,
+    programs: Arc<Programs>,
     forge: Arc<GithubForge>,
     webhook: Option<Arc<Webhook>>,
     listeners: BTreeMap<ProfileName, Arc<ScaleSetListener>>,
@@ -251,6 +289,7 @@ struct Github {
     sessions: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
     /// When the last note was made that was told, and how many were made then.
     told: Mutex<Option<(Timestamp, usize)>>,
+    _asking: AbortOnDropHandle<()>,
     _recovering: Option<AbortOnDropHandle<()>>,
 }
 
@@ -282,18 +321,38 @@ impl Outside for Github {
         Delivered { status: outcome.status(), said }
     }
 
+    fn user_data(&self, secret: &Secret<String>, contact: &Contact) -> Result<Secret<String>> {
+        let url = contact.url.parse().map_err(|_| {
+            Error::invalid("the address of [guests]", format!("{:?} is no URL", contact.url))
+        })?;
+        let monitor = guest::Monitor {
+            url,
+            token: contact.token.clone(),
+            when_unheard: guest::WhenUnheard::default(),
+        };
+        guest::user_data(secret, Some(&monitor))
+    }
+
     fn figures(&self) -> Figures {
         let all = self.forge.figures();
-        let source = |kind: SourceKind| kind.word();
+        let source = |its: forge_github::forge::SourceFigures| SourceFigures {
+            kind: its.kind.word(),
+            profile: its.profile,
+            ill: ill(its.health),
+        };
+        let asked = |(name, order): (&ProfileName, &Vec<&'static str>)| {
+            let now = all.active.get(name).copied().flatten().map(SourceKind::word);
+            (name.clone(), Asked { order: order.clone(), now })
+        };
+        let notes = self.forge.notes().into_iter();
         let budget = all.budget;
         Figures {
-            well: all.health.is_well(),
-            sources: all
-                .sources
-                .into_iter()
-                .map(|its| (source(its.kind), its.profile, its.health.is_well()))
-                .collect(),
-            active: all.active.into_iter().map(|(name, kind)| (name, kind.map(source))).collect(),
+            place: self.place.clone(),
+            ill: ill(all.health),
+            asked: self.orders.iter().map(asked).collect(),
+            sources: all.sources.into_iter().map(source).collect(),
+            notes: notes.map(|note| Note { at: note.at, text: note.text }).collect(),
+            programs: self.programs.all(Timestamp::now()),
             failures: all.breaker.into_iter().map(|(name, its)| (name, its.failures)).collect(),
             ghosts: all.ghosts,
             budget: Some(BudgetFigures {
@@ -340,10 +399,12 @@ impl Outside for Github {
             };
             news.push(note.text);
         }
+        news.extend(self.programs.news(Timestamp::now()));
         news
     }
 
     fn follow(&self, status: &Status) {
+        self.programs.follow(status);
         for (profile, listener) in &self.listeners {
             // A job that is assigned to a scale set waits for it: none is taken that nobody would run.
             let takes = |profile: &&ProfileStatus| {
@@ -361,6 +422,13 @@ impl Outside for Github {
             // One that panicked has said so.
             let _ = session.await;
         }
+    }
+}
+
+fn ill(health: Health) -> Option<Ill> {
+    match health {
+        Health::Well => None,
+        Health::Ill { since, reason } => Some(Ill { since, reason }),
     }
 }
 

@@ -16,18 +16,22 @@ use forge_gitlab::{
 };
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
-use runner_core::{Clock, OwnerId, ProfileName, Result, Secret, Status, error::chain};
+use runner_core::{Clock, Error, OwnerId, ProfileName, Result, Secret, Status, error::chain};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::secret;
 use crate::{
     config::{self, Config, GitlabPlace, SecretPlace},
-    remote::{Delivered, Figures, Outside, Remote},
+    guests::Contact,
+    remote::{Asked, Delivered, Figures, Ill, Outside, Remote, SourceFigures},
 };
 
 /// How often the files of secrets are looked at.
 const SECRETS_EVERY: Duration = Duration::from_secs(5);
+
+/// How it is known what waits: GitLab is asked.
+const POLL: &str = "poll";
 
 /// How long to wait at the end until GitLab knows how jobs ended.
 const TELL_LIMIT: Duration = Duration::from_secs(5);
@@ -63,6 +67,7 @@ pub(super) async fn remote(
         forge: forge.clone(),
         wanted,
         unreadable,
+        since: Mutex::default(),
         _following: AbortOnDropHandle::new(tokio::spawn(following)),
     };
     Ok(Remote { forge: Arc::new(forge), outside: Arc::new(outside) })
@@ -275,7 +280,27 @@ struct Gitlab {
     wanted: watch::Sender<config::GitlabConfig>,
     /// Why a secret cannot be read.
     unreadable: Arc<Mutex<Option<String>>>,
+    /// Since when something is wrong: with a profile, or with all of it.
+    since: Mutex<BTreeMap<Option<ProfileName>, Timestamp>>,
     _following: AbortOnDropHandle<()>,
+}
+
+impl Gitlab {
+    /// What is wrong, since it was first asked for while it was.
+    fn ill(&self, profile: Option<&ProfileName>, reason: Option<String>) -> Option<Ill> {
+        let mut all = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let profile = profile.cloned();
+        match reason {
+            Some(reason) => {
+                let since = *all.entry(profile).or_insert_with(Timestamp::now);
+                Some(Ill { since, reason })
+            }
+            None => {
+                all.remove(&profile);
+                None
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -289,18 +314,30 @@ impl Outside for Gitlab {
         Delivered { status: StatusCode::NOT_FOUND, said }
     }
 
+    fn user_data(&self, _: &Secret<String>, _: &Contact) -> Result<Secret<String>> {
+        Err(Error::unsupported("user data for a machine whose jobs are brought to it"))
+    }
+
     fn figures(&self) -> Figures {
         let health = self.forge.health();
-        let is_well = |health: &Health| *health == Health::Well;
-        let asks =
-            |(name, health): (&ProfileName, &Health)| ("poll", Some(name.clone()), is_well(health));
-        let active = |(name, health): (&ProfileName, &Health)| {
-            (name.clone(), is_well(health).then_some("poll"))
+        let asks = |(name, health): (&ProfileName, &Health)| {
+            let reason = match health {
+                Health::Well => None,
+                Health::Unregistered => Some("it has no runner at GitLab (yet)".to_owned()),
+                Health::Troubled(why) => Some(why.clone()),
+            };
+            let ill = self.ill(Some(name), reason);
+            SourceFigures { kind: POLL, profile: Some(name.clone()), ill }
+        };
+        let asked = |(name, health): (&ProfileName, &Health)| {
+            let now = (*health == Health::Well).then_some(POLL);
+            (name.clone(), Asked { order: vec![POLL], now })
         };
         Figures {
-            well: self.trouble().is_none() && health.values().all(is_well),
+            place: self.wanted.borrow().url.to_string(),
+            ill: self.ill(None, self.trouble()),
             sources: health.iter().map(asks).collect(),
-            active: health.iter().map(active).collect(),
+            asked: health.iter().map(asked).collect(),
             ..Figures::default()
         }
     }

@@ -127,6 +127,8 @@ pub struct GithubProfile {
     pub sources: Vec<GithubSource>,
     /// The scale set that it serves, where it is asked.
     pub scale_set: String,
+    /// The version of the runner program in its image, where that is known.
+    pub runner_version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +181,7 @@ pub(super) struct OfGithub {
     pub group: Option<GithubGroup>,
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,
+    pub runner_version: Option<String>,
 }
 
 /// A GitHub whose profiles are not known yet, and what they have that say nothing.
@@ -383,7 +386,12 @@ impl Place {
             let problem = "a scale set's group goes by its name; write that".to_owned();
             return Err(("group", problem));
         }
-        self.config.profiles.insert(profile.clone(), GithubProfile { group, sources, scale_set });
+        let runner_version = said.runner_version;
+        if let Some(Err(error)) = runner_version.as_deref().map(compose::check_runner_version) {
+            return Err(("runner_version", error.to_string()));
+        }
+        let says = GithubProfile { group, sources, scale_set, runner_version };
+        self.config.profiles.insert(profile.clone(), says);
         Ok(())
     }
 }
@@ -395,6 +403,7 @@ impl OfGithub {
             ("group", self.group.is_some()),
             ("sources", self.sources.is_some()),
             ("scale_set", self.scale_set.is_some()),
+            ("runner_version", self.runner_version.is_some()),
         ];
         keys.into_iter().find_map(|(key, is_there)| is_there.then_some(key))
     }

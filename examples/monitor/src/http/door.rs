@@ -15,7 +15,7 @@ use super::{
     webhooks,
 };
 use crate::{
-    config::{HttpConfig, Reads},
+    config::{Config, GuestsConfig, Reads},
     tokens::{Holder, Role, Tokens},
 };
 
@@ -26,7 +26,7 @@ mod roles;
 
 use body::Guard;
 use names::Names;
-use pace::Pace;
+pub use pace::Pace;
 pub use roles::{Admin, Operate};
 
 /// How long to read what was refused, so that its sender gets to read why.
@@ -58,22 +58,26 @@ struct Rules {
     deliveries: (Guard, Option<Pace>),
     tokens: Tokens,
     contract: Contract,
+    machines: Option<GuestsConfig>,
 }
 
 impl Door {
     /// The door of a service that is configured like this, and that `tokens` open.
-    pub fn new(http: &HttpConfig, tokens: impl Into<Tokens>) -> Self {
+    pub fn new(config: &Config, tokens: impl Into<Tokens>) -> Self {
+        let http = &config.http;
         Self(Arc::new(Rules {
             names: Names::new(http),
             reads: http.reads(),
             body: Guard::new(http),
-            pace: http.rate.map(|rate| Pace::new(rate, "asks for more changes", "rate")),
+            pace: http.rate.map(|rate| Pace::new(rate, "asks for more changes", "rate in [http]")),
             deliveries: (
                 Guard::of_deliveries(http),
-                http.webhook_rate.map(|rate| Pace::new(rate, "delivers more", "webhook_rate")),
+                http.webhook_rate
+                    .map(|rate| Pace::new(rate, "delivers more", "webhook_rate in [http]")),
             ),
             tokens: tokens.into(),
             contract: Contract::of_api(),
+            machines: config.guests.clone(),
         }))
     }
 
@@ -114,6 +118,10 @@ impl Door {
 impl Rules {
     /// Finds out who sends `request` and refuses what cannot be granted, whatever it asks for.
     fn admit(&self, request: &mut Request) -> Result<(), Box<Response>> {
+        if self.machines.as_ref().is_some_and(|machines| machines.is_machines(address(request))) {
+            let detail = "this is not for machines; they are served at listen in [guests]";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail).into());
+        }
         let host = self.names.host(request)?;
         if webhooks::is_delivery(request) {
             let (body, pace) = &self.deliveries;

@@ -2,6 +2,7 @@
 import { $, clock, keyed, make, say, span, told } from "./page.js";
 import * as api from "./api.js";
 import * as events from "./events.js";
+import * as forges from "./forges.js";
 import * as jobDialog from "./job-dialog.js";
 import * as jobs from "./jobs.js";
 import * as profiles from "./profiles.js";
@@ -13,9 +14,11 @@ import { prepare } from "./dialog.js";
 
 const THEMES = ["system", "light", "dark"];
 let known = "";
+let seen = "";
 let status = null;
 let lost = null;
 let streams = [];
+let duties = [];
 
 /** Takes in what the pool says now. */
 function update(news) {
@@ -26,6 +29,10 @@ function update(news) {
     profiles.learn().then(() => profiles.show(status.profiles)).catch(() => {});
   }
   profiles.show(status.profiles);
+  if (sightOfForges() !== seen) {
+    seen = sightOfForges();
+    forges.refresh();
+  }
   workers.update(news.workers, news.gone, news.whole);
   workerDialog.refresh();
   jobs.update(status);
@@ -35,6 +42,8 @@ function update(news) {
 
 const sights = () => [["hypervisor", status.hypervisor], ["images", status.builder],
   ...Object.entries(status.forges).map(([name, sight]) => [`forge ${name}`, sight])];
+
+const sightOfForges = () => JSON.stringify(status.forges);
 
 function showSights() {
   keyed($("sights"), sights(), ([name]) => name, () => make("li"), (item, [name, sight]) => {
@@ -52,6 +61,7 @@ function showAlerts() {
     for (const [name, sight] of sights()) {
       if (!sight.seen) alerts.push([name, `The ${name} cannot be seen`, `${told(sight.reason)}. Nothing that depends on it is decided.`, false]);
     }
+    for (const [key, title, text] of duties) alerts.push([key, title, text, true]);
     if (status.draining) alerts.push(["draining", "The pool is being emptied", "Jobs end, and no worker is made.", true]);
   }
   keyed($("alerts"), alerts, ([key]) => key,
@@ -112,6 +122,10 @@ async function begin() {
       }
     },
   }));
+  forges.start((found) => {
+    duties = found;
+    showAlerts();
+  });
   streams.push(await events.start((event) => {
     if (event.kinds.has("jobs")) jobs.refreshSoon();
   }));
