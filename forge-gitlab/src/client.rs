@@ -1,9 +1,4 @@
 //! HTTP to one GitLab: addresses, patience and repetition, the same for every call.
-//!
-//! Crate `gitlab-runner` speaks the job protocol too and is not used here. It runs jobs in its own process
-//! and takes their log from `tracing`; it knows no `last_update` and no long polling, keeps no offset or
-//! checksum, cannot send a trace again from where the server has it, and nothing of a job outlives it. What
-//! would be left of it is the types of the payload, and those must accept more than it does.
 
 use std::{
     sync::Arc,

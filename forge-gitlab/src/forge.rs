@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use runner_core::{
-    Changes, Clock, Error, Forge, Guest, Hint, ProfileName, Result, RunnerId,
+    Changes, Clock, Error, Forge, Guest, Hint, ProfileName, ReservationId, Result, RunnerId,
     error::chain,
     forge::{
         ForgeCapabilities, QueuedJob, Registration, Runner as Listed, RunnerSpec, RunnerStatus,
@@ -104,6 +104,8 @@ pub(crate) struct Inner {
     pub health: Mutex<BTreeMap<ProfileName, Health>>,
     /// Those who attend to jobs.
     attendants: Mutex<JoinSet<()>>,
+    /// Nobody else works in the directory. Let go with the last task that does.
+    _lock: std::fs::File,
 }
 
 /// How it is going with a profile's runner at GitLab.
@@ -121,8 +123,8 @@ impl GitlabForge {
     /// Opens it as its directory has it and begins to ask for jobs. Needs a tokio runtime.
     ///
     /// # Errors
-    /// `Invalid` for a configuration that cannot work or is not safe, `Backend` when the directory cannot
-    /// be used. GitLab itself need not be there.
+    /// `Invalid` for a configuration that cannot work or is not safe, `Busy` while another forge has the
+    /// directory, `Backend` when that cannot be used. GitLab itself need not be there.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -131,6 +133,7 @@ impl GitlabForge {
         for dir in ["", "tokens", "runners", "jobs", "cache"] {
             files::make_dir(&config.state_dir.join(dir))?;
         }
+        let lock = files::hold(&config.state_dir).await?;
         let state = State::load(&config.state_dir, config.limits.trace_bytes)?;
         let inner = Arc::new(Inner {
             terms: watch::channel(Arc::new(Terms::new(&config)?)).0,
@@ -146,6 +149,7 @@ impl GitlabForge {
             health: Mutex::default(),
             attendants: Mutex::default(),
             config,
+            _lock: lock,
         });
         let jobs: Vec<Arc<LiveJob>> = inner.state().jobs.values().cloned().collect();
         for job in jobs {
@@ -292,6 +296,28 @@ impl Inner {
         }
     }
 
+    /// Lets only the jobs of a reservation have a worker, or all again; on disk first.
+    fn mark(&self, id: &RunnerId, reservation: Option<&ReservationId>) -> Result<()> {
+        let mut state = self.state();
+        let Some(runner) = state.runner_mut(id) else {
+            return Err(Error::not_found(format!("runner {id}")));
+        };
+        let held = runner.row.reserved_for.as_ref();
+        if held == reservation {
+            return Ok(());
+        }
+        if reservation.is_some() && (held.is_some() || runner.job.is_some()) {
+            return Err(Error::busy(format!("runner {id}")));
+        }
+        let row = Row { reserved_for: reservation.cloned(), ..runner.row.clone() };
+        files::write_json(&Row::path(&self.config.state_dir, &row.name), &row)?;
+        runner.row = row;
+        let handed = state.hand_out();
+        drop(state);
+        self.hint.hint();
+        handed
+    }
+
     /// The job of a worker is over: the worker is, too.
     pub(crate) fn end_runner(&self, runner: &Row) -> Result<()> {
         files::remove(&Row::path(&self.config.state_dir, &runner.name))?;
@@ -326,12 +352,13 @@ pub(crate) fn end(
 #[async_trait]
 impl Forge for GitlabForge {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities { changes: true, guest_pulls: false, reserves: false }
+        ForgeCapabilities { changes: true, guest_pulls: false, reserves: true }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {
         let inner = &self.inner;
-        let row = Row { name: spec.name.clone(), profile: spec.profile.clone() };
+        let row =
+            Row { name: spec.name.clone(), profile: spec.profile.clone(), reserved_for: None };
         let mut state = inner.state();
         if state.runners.get(&spec.name).is_some_and(|runner| runner.job.is_some()) {
             return Err(Error::busy(format!("runner {}", spec.name)));
@@ -387,7 +414,7 @@ impl Forge for GitlabForge {
                 (None, true) => RunnerStatus::Idle,
                 (None, false) => RunnerStatus::Offline,
             },
-            reserved_for: None,
+            reserved_for: runner.row.reserved_for.clone(),
         };
         Ok(state.runners.values().map(listed).collect())
     }
@@ -402,5 +429,16 @@ impl Forge for GitlabForge {
 
     async fn drive(&self, id: &RunnerId, guest: Arc<dyn Guest>) -> Result<()> {
         driver::drive(&self.inner, id, guest).await
+    }
+
+    async fn reserve(&self, id: &RunnerId, reservation: &ReservationId) -> Result<()> {
+        self.inner.mark(id, Some(reservation))
+    }
+
+    async fn release(&self, id: &RunnerId) -> Result<()> {
+        match self.inner.mark(id, None) {
+            Err(error) if error.is_not_found() => Ok(()),
+            released => released,
+        }
     }
 }

@@ -183,6 +183,9 @@ fn refusal(
         let line = format!("no profile here has its services: {}", names.join(", "));
         return Some((line, Reason::RunnerConfigurationError));
     }
+    if let Err(error) = payload.reserved_for() {
+        return Some((error.to_string(), Reason::RunnerConfigurationError));
+    }
     if payload.run.is_some() {
         let line = "it is made of steps with `run`, which are not supported here";
         return Some((line.to_owned(), Reason::RunnerConfigurationError));
