@@ -162,8 +162,7 @@ impl Connection {
             Some(
                 ErrorNumber::AuthFailed | ErrorNumber::AuthCancelled | ErrorNumber::AccessDenied,
             ) => {
-                let what = format!("libvirt at {uri} ({failure})");
-                runner_core::Error::Unauthorized { what }
+                runner_core::Error::unauthorized(format!("libvirt at {uri}"), failure.to_string())
             }
             _ => failure.doing(format!("connect to {uri}")),
         })?;

@@ -65,6 +65,7 @@ async fn run(table: &mut Table) -> anyhow::Result<()> {
         store,
         data: dir.path().to_owned(),
         streams: (Arc::new(Semaphore::new(1)), 1),
+        forges: Default::default(),
         clock,
     });
     let begun = tokio::time::Instant::now();

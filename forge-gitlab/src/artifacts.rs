@@ -97,7 +97,7 @@ async fn fetch(client: &Client, from: &Dependency, to: &Path, limit: u64) -> Res
                 404 => Error::not_found(format!("the artifacts of job {name}")),
                 401 | 403 => Error::unauthorized(
                     format!("GitLab, asked for the artifacts of job {name},"),
-                    format!("it answered {status} to the token that came with the job"),
+                    format!("it answered {status} to the token of the job that depends on it"),
                 ),
                 status => failed(doing, format!("GitLab answered {status}")),
             });
