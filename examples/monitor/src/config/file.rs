@@ -2,14 +2,19 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use runner_core::{ForgeName, Label, ProfileName, hypervisor::Network, image::UserDataDelivery};
+use runner_core::{
+    ForgeName, Label, ProfileName, access::Names, hypervisor::Network, image::UserDataDelivery,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
+    access::Access,
     github::{Github, GithubGroup, GithubSource, OfGithub},
+    gitlab::{Gitlab, OfGitlab},
     http::Http,
     hypervisor::{Libvirt, Qemu},
+    secret::SecretPlace,
     tokens::TokenSection,
     units::{Period, Reach, Size},
 };
@@ -25,6 +30,8 @@ pub(super) struct File {
     pub libvirt: Option<Spanned<Libvirt>>,
     #[serde(rename = "github")]
     pub githubs: Vec<Spanned<Github>>,
+    #[serde(rename = "gitlab")]
+    pub gitlabs: Vec<Spanned<Gitlab>>,
     pub local: Local,
     pub log: Log,
     pub pace: Pace,
@@ -118,9 +125,38 @@ pub(super) struct Profile {
     pub group: Option<GithubGroup>,
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,
+    pub exposed: Option<bool>,
+    pub runner_token: Option<Spanned<SecretPlace>>,
+    pub tags: Option<BTreeSet<Label>>,
+    pub description: Option<String>,
+    pub run_untagged: Option<bool>,
+    pub protected_only: Option<bool>,
+    pub maximum_timeout: Option<Period>,
+    pub gateway: Option<bool>,
+    pub deny: Option<Spanned<Names>>,
+    pub allow: Option<Spanned<Names>>,
 }
 
 impl Profile {
+    /// Who may use it.
+    pub fn access(&self) -> Access {
+        Access { deny: self.deny.clone(), allow: self.allow.clone() }
+    }
+
+    /// What it says of its GitLab.
+    pub fn of_gitlab(&self) -> OfGitlab {
+        OfGitlab {
+            exposed: self.exposed,
+            runner_token: self.runner_token.clone(),
+            tags: self.tags.clone(),
+            description: self.description.clone(),
+            run_untagged: self.run_untagged,
+            protected_only: self.protected_only,
+            maximum_timeout: self.maximum_timeout,
+            gateway: self.gateway,
+        }
+    }
+
     /// What it says of its GitHub.
     pub fn of_github(&self) -> OfGithub {
         OfGithub {
