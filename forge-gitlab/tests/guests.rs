@@ -165,6 +165,8 @@ async fn a_runner_whose_token_nobody_heard_is_replaced_and_others_are_left_alone
     let theirs =
         fake_gitlab::RunnerSpec::tagged(fake_gitlab::Place::Project(side.project), [PROFILE]);
     let (theirs, _) = side.gitlab.runner(theirs);
+    // Another pool's, for a machine of the same name.
+    side.gitlab.configure_runner(theirs, |spec| spec.description = "a-1 (of another)".to_owned());
     let lost = Fault::new(FaultKind::LostAnswer).on("POST /user/runners").times(1);
     side.gitlab.inject(lost).unwrap();
     assert!(side.forge.register(&spec("a-1")).await.is_err());

@@ -150,6 +150,21 @@ async fn a_script_with_a_time_of_its_own_leaves_time_to_clear_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clears_up_for_too_long_does_not_fail_the_job() {
+    let fixture = Fixture::new().await;
+    let spec = JobSpec::new("build", ["echo hello"])
+        .after(["echo clearing", "sleep 1000"])
+        .variable(Variable::new("RUNNER_AFTER_SCRIPT_TIMEOUT", "2s"));
+    let job = fixture.run(spec).await;
+    let log = job.log();
+    assert_eq!(job.status, Status::Success, "{log}");
+    assert!(
+        log.contains("after_script failed, but job will continue unaffected: it took"),
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_of_megabytes_arrives_whole() {
     let fixture = Fixture::with(|config| config.limits.trace_bytes = 16 << 20).await;
     let lines = "seq 1 900000";

@@ -27,7 +27,9 @@ async fn gitlab_holds_a_question_until_there_is_a_job() {
     fixture.gitlab.configure(|settings| settings.long_poll = Duration::from_secs(600));
     // The first question has no value to compare with; the second is held.
     until("it asks again", async || count(&fixture, REQUEST, Some(204)) == 1).await;
-    until("it is held", async || count(&fixture, REQUEST, None) == 2).await;
+    let held = tokio::time::timeout(Duration::from_secs(90), fixture.gitlab.until_held(1));
+    held.await.expect("the second question is held");
+    assert_eq!(count(&fixture, REQUEST, None), 2);
     let job = fixture.submit(JobSpec::new("build", ["true"]));
     until("the job comes", async || fixture.forge().queued_jobs().await.unwrap().len() == 1).await;
     // The held one was told that there is news, and the next one got the job.
