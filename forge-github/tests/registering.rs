@@ -258,25 +258,50 @@ async fn what_github_never_gave_is_gone() {
     assert_eq!(fixture.github.calls().len(), 0);
 }
 
-/// What GitHub said of its job is believed once. A runner that is listed after all is removed by us.
-#[tokio::test]
-async fn a_runner_whose_job_is_over_costs_no_call_unless_github_forgot_it() {
-    let fixture = fixture_with(
+/// A forge that hears of every runner that its job is over.
+async fn told_that_all_is_over() -> Fixture {
+    fixture_with(
         |_| {},
         |config| {
             impatient(config);
             config.sources.push(std::sync::Arc::new(Over));
         },
     )
-    .await;
+    .await
+}
+
+/// Of a dead machine's runner that is believed once. One that is listed after all is removed by us.
+#[tokio::test]
+async fn a_dead_machines_runner_whose_job_is_over_costs_no_call_unless_github_forgot_it() {
+    let fixture = told_that_all_is_over().await;
     let id = fixture.register("a-1").await.unwrap().id;
     assert_eq!(fixture.names().await.unwrap(), ["a-1"]);
-    fixture.deregister(&id).await.unwrap();
+    fixture.abandon(&id).await.unwrap();
     assert_eq!(fixture.calls("DELETE", "/runners/"), 0);
     assert_eq!(fixture.names().await.unwrap(), ["a-1"], "GitHub has not removed it");
-    fixture.deregister(&id).await.unwrap();
+    fixture.abandon(&id).await.unwrap();
     assert_eq!(fixture.calls("DELETE", "/runners/"), 1);
     assert_eq!(fixture.truth(), [] as [&str; 0]);
+    fixture.assert_clean();
+}
+
+/// Whoever owns a repository of the organisation can let a runner of the same name end a job there, and GitHub
+/// tells of that, signed.
+#[tokio::test]
+async fn a_living_machines_runner_is_not_over_because_somebody_said_so() {
+    let fixture = told_that_all_is_over().await;
+    let (busy, session) = fixture.busy("a-1").await;
+    let idle = fixture.register("a-2").await.unwrap().id;
+    fixture.names().await.unwrap();
+    assert!(fixture.deregister(&busy).await.unwrap_err().is_busy());
+    fixture.deregister(&idle).await.unwrap();
+    assert_eq!(fixture.truth(), [MARKED], "the one that had no job is gone at GitHub, too");
+    // A list that lacks it as well is enough: that is two who say so.
+    fixture.finish(&session);
+    fixture.names().await.unwrap();
+    let before = fixture.github.calls().len();
+    fixture.deregister(&busy).await.unwrap();
+    assert_eq!(fixture.github.calls().len(), before);
     fixture.assert_clean();
 }
 
