@@ -13,6 +13,8 @@ use runner_core::{
 };
 
 const MINT: &str = "generate-jitconfig";
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One registration is left, and its secret works: a ghost's would not.
 async fn assert_usable(fixture: &Fixture, secret: &runner_core::Secret<String>) {
@@ -247,6 +249,45 @@ async fn a_profile_whose_runners_never_come_online_is_stopped_without_a_call() {
     assert_eq!(fixture.github.calls().len(), calls);
     assert_eq!(fixture.figures().breaker[&ProfileName::new(PROFILE).unwrap()].failures, 2);
     fixture.assert_clean();
+}
+
+/// Of two registrations with one name one is our worker's; the other goes, but not at once.
+#[tokio::test]
+async fn a_registration_that_shares_its_name_is_removed_after_a_while() {
+    let forge = |grace| {
+        move |config: &mut forge_github::GithubConfig| {
+            impatient(config);
+            config.pace.tend_every = Duration::from_millis(5);
+            config.pace.ghost_grace = grace;
+            // Each round of tending begins with a sweep, and so it can be counted.
+            config.sources.push(std::sync::Arc::new(Over));
+            config.pace.demand.sweep_every = Duration::ZERO;
+        }
+    };
+    for grace in [Duration::from_secs(3600), Duration::ZERO] {
+        let fixture = fixture_with(|_| {}, forge(grace)).await;
+        let (id, session) = fixture.busy("a-1").await;
+        fixture.github.double(id.as_str().parse().unwrap()).unwrap();
+        assert_eq!(fixture.names().await.unwrap(), ["a-1"]);
+        assert_eq!(fixture.figures().ghosts, 1);
+        if grace.is_zero() {
+            tokio::time::timeout(
+                PATIENCE,
+                fixture.github.until(|github| github.runners().len() == 1),
+            )
+            .await
+            .expect("it is removed");
+            assert!(fixture.github.runners()[0].job.is_some(), "the one that works stays");
+        } else {
+            let rounds = || fixture.calls("GET", "/actions/runs?status=queued");
+            let before = rounds();
+            let some = fixture.github.until(|_| rounds() >= before + 3);
+            tokio::time::timeout(PATIENCE, some).await.expect("it is tended");
+            assert_eq!(fixture.truth(), [MARKED, MARKED]);
+        }
+        fixture.finish(&session);
+        fixture.assert_clean();
+    }
 }
 
 #[tokio::test]

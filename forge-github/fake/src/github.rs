@@ -538,6 +538,19 @@ impl FakeGitHub {
         self.shared.look().runners.values().map(Runner::view).collect()
     }
 
+    /// Registers another runner of the same name, which GitHub promises never to do. Returns its number.
+    ///
+    /// # Errors
+    /// When there is no such runner.
+    pub fn double(&self, runner: i64) -> Result<i64, Impossible> {
+        self.shared.change(|state| {
+            let twin = state.runners.get(&runner).cloned().ok_or_else(Refusal::not_found)?;
+            let id = state.next_id();
+            state.runners.insert(id, Runner { id, session: None, job: None, ..twin });
+            Ok(id)
+        })
+    }
+
     /// Keeps files with a run, as an artifact. Returns its number.
     ///
     /// # Errors

@@ -361,7 +361,8 @@ impl State {
             Some(run) => (run, self.run(repository, run)?.attempt),
             None => {
                 let id = self.next_id();
-                let mut before = self.runs.values().rev().filter(|run| run.repository == repository);
+                let mut before =
+                    self.runs.values().rev().filter(|run| run.repository == repository);
                 let number = before.next().map_or(0, |run| run.number);
                 let run = Run {
                     id,

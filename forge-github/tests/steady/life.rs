@@ -142,12 +142,13 @@ impl Outside {
 
 /// Deliveries come to whoever lives, and to nobody in between.
 fn listen(github: &FakeGitHub, organisation: &Scope, ear: Ear) -> u64 {
-    let hook = github.hook_in_memory(organisation, WEBHOOK_SECRET, move |headers, body| {
-        match &*ear.lock().unwrap() {
-            Some(webhook) => webhook.accept(headers, body).status(),
-            None => StatusCode::BAD_GATEWAY,
-        }
-    });
+    let hook =
+        github.hook_in_memory(organisation, WEBHOOK_SECRET, move |headers, body| {
+            match &*ear.lock().unwrap() {
+                Some(webhook) => webhook.accept(headers, body).status(),
+                None => StatusCode::BAD_GATEWAY,
+            }
+        });
     hook.try_into().unwrap()
 }
 
