@@ -10,8 +10,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use forge_github::{
-    Client, ClientConfig, Credentials, GithubConfig, GithubForge, SecretFrom,
-    Transport, Webhook,
+    Client, ClientConfig, Credentials, GithubConfig, GithubForge, SecretFrom, Transport, Webhook,
     budget::Limits,
     error::ApiError,
     webhook::{Movement, Outcome, WebhookConfig},
@@ -28,8 +27,7 @@ use crate::table::Table;
 
 const SECRET: &str = "of-this-hook";
 /// GitHub's own example of a delivery, whose size is usual.
-const EXAMPLE: &str =
-    include_str!("../../forge-github/tests/webhooks/workflow_job.queued.1.json");
+const EXAMPLE: &str = include_str!("../../forge-github/tests/webhooks/workflow_job.queued.1.json");
 
 const KNOWN_JOBS: u64 = 100;
 const RUNNERS: u64 = 100;
@@ -41,16 +39,15 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
 }
 
 fn deliveries(table: &mut Table) -> anyhow::Result<()> {
-    let webhook = Webhook::new(
-        &WebhookConfig::new([Secret::new(SECRET.to_owned())]),
-        Clock::system(),
-    )?;
+    let webhook =
+        Webhook::new(&WebhookConfig::new([Secret::new(SECRET.to_owned())]), Clock::system())?;
     let mut payload: Value = serde_json::from_str(EXAMPLE)?;
     payload["workflow_job"]["created_at"] = json!(Timestamp::now());
     let mut times = Vec::new();
     for number in 0..KNOWN_JOBS + TIMES {
         // There are always as many: one that is new, and an old one that is over.
-        for (number, action) in [(Some(number), "queued"), (number.checked_sub(KNOWN_JOBS), "completed")]
+        for (number, action) in
+            [(Some(number), "queued"), (number.checked_sub(KNOWN_JOBS), "completed")]
         {
             let Some(number) = number else { continue };
             payload["action"] = json!(action);
@@ -62,7 +59,8 @@ fn deliveries(table: &mut Table) -> anyhow::Result<()> {
             if number >= KNOWN_JOBS {
                 times.push(began.elapsed());
             }
-            let moved = matches!(&outcome, Outcome::Job { movement, .. } if *movement != Movement::None);
+            let moved =
+                matches!(&outcome, Outcome::Job { movement, .. } if *movement != Movement::None);
             anyhow::ensure!(moved, "{outcome:?}");
         }
     }
@@ -74,7 +72,8 @@ fn signed(body: &[u8]) -> anyhow::Result<HeaderMap> {
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes())?;
     mac.update(body);
     let digest = mac.finalize().into_bytes();
-    let signature = digest.iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"));
+    let signature =
+        digest.iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"));
     let mut headers = HeaderMap::new();
     headers.insert("x-github-event", HeaderValue::from_static("workflow_job"));
     headers.insert("x-github-delivery", Uuid::new_v4().to_string().parse()?);
@@ -97,7 +96,8 @@ impl Transport for SamePage {
 
 /// Each list is one call: its turn in the budget, credentials, octocrab, and the page.
 async fn lists(table: &mut Table) -> anyhow::Result<()> {
-    for (count, what) in [(0, "a call: its turn and an empty list"), (RUNNERS, "a call: its turn and 100 runners")]
+    for (count, what) in
+        [(0, "a call: its turn and an empty list"), (RUNNERS, "a call: its turn and 100 runners")]
     {
         let token = tempfile::NamedTempFile::new()?;
         fs::write(&token, "a-token")?;
@@ -125,7 +125,8 @@ fn forge(count: u64, token: &Path) -> anyhow::Result<GithubForge> {
     let runners: Vec<Value> = (1..=count).map(runner).collect();
     let page = json!({ "total_count": count, "runners": runners }).to_string();
     let token = SecretFrom::File(token.to_owned());
-    let mut config = ClientConfig::new("https://github.com/acme".parse()?, Credentials::Token(token));
+    let mut config =
+        ClientConfig::new("https://github.com/acme".parse()?, Credentials::Token(token));
     config.limits = Limits { points_per_minute: u32::MAX, ..Limits::default() };
     let client = Client::new(config, Arc::new(SamePage(page.into())), Clock::system())?;
     let mut config = GithubConfig::new(OwnerId::new("bench")?);

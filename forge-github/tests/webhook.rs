@@ -292,7 +292,7 @@ fn odd() -> impl Strategy<Value = Option<Value>> {
         json!("queued"),
         json!("completed"),
         json!("../..//\u{0}\u{202e}é"),
-        json!("x".repeat(100_000)),
+        json!("x".repeat(1_000)),
         json!("9999-12-31T23:59:59Z"),
         json!("0001-01-01T00:00:00Z"),
         json!([[[]]]),
@@ -301,26 +301,30 @@ fn odd() -> impl Strategy<Value = Option<Value>> {
     prop::option::weighted(0.9, prop::sample::select(odd))
 }
 
-/// Puts a value in place of any other, however deep that is: mostly of what is read.
-fn change(payload: &mut Value, at: &prop::sample::Index, odd: Option<Value>) {
-    let mut paths = Vec::new();
-    collect(payload, String::new(), &mut paths);
-    // Of some hundred fields a dozen is read.
-    let read: Vec<String> = paths
-        .iter()
-        .filter(|path| {
-            ["/action", "/workflow_job", "/repository/full_name"]
-                .iter()
-                .any(|p| path.starts_with(p))
-        })
-        .cloned()
-        .collect();
-    let paths = if read.is_empty() { paths } else { read };
-    let Some((parent, name)) = at.get(&paths).rsplit_once('/') else { return };
+/// Each example as it was read, and the paths of all in it that is looked at: a dozen of some hundred fields.
+static PAYLOADS: LazyLock<Vec<(Value, Vec<String>)>> = LazyLock::new(|| {
+    let read = |(_, body): &(String, Vec<u8>)| {
+        let payload: Value = serde_json::from_slice(body).unwrap();
+        let mut paths = Vec::new();
+        collect(&payload, String::new(), &mut paths);
+        let looked_at = ["/action", "/workflow_job", "/repository/full_name"];
+        paths.retain(|path| looked_at.iter().any(|start| path.starts_with(start)));
+        (!paths.is_empty()).then_some((payload, paths))
+    };
+    EXAMPLES.iter().filter_map(read).collect()
+});
+
+/// Puts a value in place of another, however deep that is. An earlier change may have taken it away.
+fn change(payload: &mut Value, path: &str, odd: Option<Value>) {
+    let Some((parent, name)) = path.rsplit_once('/') else { return };
     match (payload.pointer_mut(parent), odd) {
         (Some(Value::Object(fields)), Some(odd)) => drop(fields.insert(name.to_owned(), odd)),
         (Some(Value::Object(fields)), None) => drop(fields.remove(name)),
-        (Some(Value::Array(items)), odd) => items[name.parse::<usize>().unwrap()] = odd.into(),
+        (Some(Value::Array(items)), odd) => {
+            if let Some(item) = name.parse().ok().and_then(|index: usize| items.get_mut(index)) {
+                *item = odd.into();
+            }
+        }
         _ => (),
     }
 }
@@ -410,12 +414,12 @@ proptest! {
     /// What is JSON to the end, and odd in what it says.
     #[test]
     fn no_payload_makes_it_panic(
-        example in 0..EXAMPLES.len(),
+        example in 0..PAYLOADS.len(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), odd()), 1..5),
     ) {
-        let mut payload: Value = serde_json::from_slice(&EXAMPLES[example].1).unwrap();
+        let (mut payload, paths) = PAYLOADS[example].clone();
         for (at, value) in changes {
-            change(&mut payload, &at, value);
+            change(&mut payload, at.get(&paths), value);
         }
         let webhook = webhook();
         let outcome = send(&webhook, "workflow_job", &serde_json::to_vec(&payload).unwrap());
