@@ -194,6 +194,7 @@ async fn exchange(
             operation: operation.clone(),
             status,
             charged,
+            fault: fault.is_some(),
         };
         shared.change(|state| state.record.calls.push(call));
     };
