@@ -21,6 +21,7 @@ mod guests;
 mod http;
 mod hypervisor;
 mod place;
+mod servo;
 mod tokens;
 pub mod units;
 
@@ -37,6 +38,7 @@ pub use hypervisor::{
 };
 pub use place::ConfigError;
 use place::Source;
+pub use servo::{ProofConfig, ProofRepository, ServoConfig, ServoServer};
 use units::Size;
 
 /// The configuration that is used when none is named, and that explains every key.
@@ -62,6 +64,8 @@ pub struct Config {
     pub guests: Option<GuestsConfig>,
     /// The GitHubs that runners are registered at.
     pub githubs: Vec<GithubConfig>,
+    /// The interface of Servo's runner monitor. There is none, if none.
+    pub servo: Option<ServoConfig>,
     /// What the local queue takes on.
     pub local: LocalLimits,
     /// Where the process's own log goes.
@@ -150,6 +154,13 @@ impl Config {
             }
             profiles.push(profile);
         }
+        let githubs: Vec<GithubConfig> = githubs.into_iter().map(|place| place.config).collect();
+        let servo = servo::servo(&source, base, &githubs, file.servo)?;
+        if let Some(host) = servo.as_ref().and_then(ServoConfig::host)
+            && (http.is_local() || !http.names.is_empty())
+        {
+            http.names.push(host.to_owned());
+        }
         let in_file_dir = |path: PathBuf| base.join(path);
         Ok(Self {
             http,
@@ -158,7 +169,8 @@ impl Config {
             cache_dir: file.data.cache.map(in_file_dir),
             hypervisor,
             guests,
-            githubs: githubs.into_iter().map(|place| place.config).collect(),
+            githubs,
+            servo,
             local: local(file.local),
             log,
             pace,

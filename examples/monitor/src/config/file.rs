@@ -11,6 +11,7 @@ use super::{
     guests::Guests,
     http::Http,
     hypervisor::{Libvirt, Qemu},
+    servo::Servo,
     tokens::TokenSection,
     units::{Period, Reach, Size},
 };
@@ -27,6 +28,7 @@ pub(super) struct File {
     pub guests: Option<Guests>,
     #[serde(rename = "github")]
     pub githubs: Vec<Spanned<Github>>,
+    pub servo: Option<Spanned<Servo>>,
     pub local: Local,
     pub log: Log,
     pub pace: Pace,

@@ -16,7 +16,7 @@ use poem::{
 use runner_core::error::chain;
 
 use super::{door::Pace, text};
-use crate::guests::Guests;
+use crate::{config::ServoConfig, guests::Guests};
 
 mod known;
 
@@ -32,6 +32,13 @@ pub struct Files {
     pub image_deps: Option<PathBuf>,
     /// What machines would else fetch from afar, such as mirrors of repositories.
     pub cache: Option<PathBuf>,
+}
+
+impl Files {
+    /// Those of Servo's interface.
+    pub fn of(servo: &ServoConfig) -> Self {
+        Self { image_deps: servo.image_deps.clone(), cache: servo.cache.clone() }
+    }
 }
 
 /// Below these paths, whoever is in a network of machines' needs no further proof.
