@@ -180,7 +180,7 @@ impl Service {
                 let plain = HttpConfig { tls: None, ..config.http.clone() };
                 let server = http::Server::new(listener, &plain)?;
                 let files = config.servo.as_ref().map(guest::Files::of).unwrap_or_default();
-                let routes = guest::routes(guests.clone(), files);
+                let routes = guest::routes(guests.clone(), files, &plain);
                 let serving = server.run(routes, stop.clone());
                 let served = async move {
                     let (served, ()) = tokio::join!(serving, guests.attend());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use fake_github::JobStatus;
-use paper::{Answer, Setting, TOKEN, World, eventually, uuid};
+use paper::{Answer, Setting, TOKEN, World, eventually, job, uuid};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -32,10 +32,6 @@ fn world() -> World {
     });
     world.idle(2);
     world
-}
-
-fn job(id: &str, repository: &str, run: i64) -> String {
-    format!("unique_id={id}&qualified_repo={repository}&run_id={run}")
 }
 
 fn said(answer: &Answer, status: StatusCode, words: &[&str]) {
@@ -89,6 +85,9 @@ fn a_take_gives_a_runner_that_its_job_alone_finds() {
     world.until("the run's job is over", |world| {
         world.github.jobs().iter().filter(|job| job.run == run).all(|job| job.status == JobStatus::Completed)
     });
+    let worked = world.github.jobs().into_iter().filter(|job| job.run == run).find_map(|job| job.runner).unwrap();
+    let worked = worked.split('_').next().unwrap().to_owned();
+    world.until("its machine is gone", |world| !world.machines().contains(&worked));
     world.idle(2);
     let query = job(&id, "acme/widgets", run);
     let taken = world.ask(Method::POST, &format!("/profile/linux/take?{query}"));
@@ -193,22 +192,13 @@ fn screens_are_shown_and_new_pictures_are_rationed() {
     assert_eq!(cached.body, first.body, "it is the one that was taken");
 }
 
-/// An artifact of a run, as the workflow's step uploads it.
-fn upload(world: &World, run: i64, id: &str, repository: &str, profile: &str, count: &str) {
-    let text = format!(
-        "unique_id={id}\nself_hosted_image_name={profile}\n{count}qualified_repo={repository}\nrun_id={run}\n"
-    );
-    let files = [("tmp.XyZ", text.as_bytes())];
-    world.github.artifact(run, &format!("servo-ci-runners_{id}"), &files).unwrap();
-}
-
 #[test]
 fn a_workflow_without_secrets_reserves_by_its_artifact_once() {
     let world = world();
     let (id, run) = (uuid(), world.run("acme/widgets", "later"));
     let path = format!("/select-runner?{}", job(&id, "acme/widgets", run));
     said(&world.post(&path), StatusCode::FORBIDDEN, &["no artifact"]);
-    upload(&world, run, &id, "acme/widgets", "linux", "self_hosted_runner_count=2\n");
+    world.upload(run, &id, "acme/widgets", "linux", 2);
     let taken = world.post(&path);
     assert_eq!(taken.json().as_array().map(Vec::len), Some(2), "{}", taken.text());
     world.until("GitHub has them marked", |world| world.marked(&id).len() == 2);
@@ -228,18 +218,18 @@ fn proofs_of_others_for_others_or_for_more_than_is_allowed_are_refused() {
     };
     let run = world.run("acme/gadgets", "later");
     let id = uuid();
-    upload(&world, run, &id, "acme/gadgets", "linux", "");
+    world.upload(run, &id, "acme/gadgets", "linux", 1);
     said(&select(&id, "acme/gadgets", run), StatusCode::FORBIDDEN, &["acme/gadgets", "may not"]);
     said(&select(&id, "acme/widgets", run), StatusCode::FORBIDDEN, &["no such run"]);
     let run = world.run("acme/widgets", "later");
     let id = uuid();
-    upload(&world, run, &id, "acme/widgets", "linux", "self_hosted_runner_count=4\n");
+    world.upload(run, &id, "acme/widgets", "linux", 4);
     said(&select(&id, "acme/widgets", run), StatusCode::CONFLICT, &["4 runners", "3 at a time"]);
     let id = uuid();
-    upload(&world, run, &id, "acme/widgets", "windows", "");
+    world.upload(run, &id, "acme/widgets", "windows", 1);
     said(&select(&id, "acme/widgets", run), StatusCode::NOT_FOUND, &["windows"]);
     let id = uuid();
-    upload(&world, run, &uuid(), "acme/widgets", "linux", "");
+    world.upload(run, &uuid(), "acme/widgets", "linux", 1);
     said(&select(&id, "acme/widgets", run), StatusCode::FORBIDDEN, &["no artifact"]);
     assert_eq!(world.status()["profiles"]["linux"]["reserved"], 0);
 }
@@ -248,7 +238,7 @@ fn proofs_of_others_for_others_or_for_more_than_is_allowed_are_refused() {
 fn github_that_cannot_be_asked_is_worth_another_try() {
     let world = world();
     let (id, run) = (uuid(), world.run("acme/widgets", "later"));
-    upload(&world, run, &id, "acme/widgets", "linux", "");
+    world.upload(run, &id, "acme/widgets", "linux", 1);
     let down = json!({ "on": { "path": "*/artifacts*" }, "times": 100, "fault": { "kind": "reset" } });
     let url = format!("{}/_fake/faults", world.github.web_url());
     let ordered = world.send(Method::POST, &url, |request| request.json(&down));
@@ -300,7 +290,7 @@ fn the_published_steps_reserve_with_curl_and_jq_and_fall_back_when_nothing_is_fr
     let run = world.run("acme/widgets", "later");
     let select = || {
         let id = uuid();
-        upload(&world, run, &id, "acme/widgets", "linux", "self_hosted_runner_count=1\n");
+        world.upload(run, &id, "acme/widgets", "linux", 1);
         (label(&runner_select(&world, "select", &id, run)), id)
     };
     for _ in 0..2 {

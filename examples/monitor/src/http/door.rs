@@ -25,7 +25,7 @@ mod names;
 mod pace;
 mod roles;
 
-use body::Guard;
+pub use body::Guard;
 use names::Names;
 pub use pace::Pace;
 pub use roles::{Admin, Operate};

@@ -20,6 +20,8 @@ use runner_core::{
 pub const TOLD: &str = "told";
 pub const STOPPED: &str = "stopped";
 pub const ADDRESSES: &str = "addresses";
+/// It cannot be destroyed.
+pub const JAMMED: &str = "jammed";
 
 /// The machines and images of a directory.
 pub struct PaperHost {
@@ -91,6 +93,9 @@ impl Hypervisor for PaperHost {
     }
 
     async fn destroy(&self, name: &WorkerName) -> Result<()> {
+        if self.path(name, JAMMED).exists() {
+            return Err(lost(std::io::Error::other("it is jammed")));
+        }
         for kind in [TOLD, STOPPED, ADDRESSES, "json"] {
             match fs::remove_file(self.path(name, kind)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(lost(error)),

@@ -316,6 +316,16 @@ impl World {
         line.map(str::to_owned)
     }
 
+    /// Keeps a machine from being destroyed, or not.
+    pub fn jam(&self, machine: &str, jammed: bool) {
+        let file = self.machine_file(machine, host::JAMMED);
+        if jammed {
+            fs::write(file, "").unwrap();
+        } else {
+            fs::remove_file(file).unwrap();
+        }
+    }
+
     /// What the network gave to a machine.
     pub fn give_address(&self, machine: &str, address: &str) {
         host::write(&self.machine_file(machine, host::ADDRESSES), address);
@@ -362,6 +372,22 @@ impl World {
         first.run
     }
 
+    /// An artifact of a run, as a workflow's step uploads it.
+    pub fn upload(&self, run: i64, id: &str, repository: &str, profile: &str, count: u32) {
+        let text = format!(
+            "unique_id={id}\nself_hosted_image_name={profile}\nself_hosted_runner_count={count}\n\
+             qualified_repo={repository}\nrun_id={run}\n"
+        );
+        let files = [("tmp.XyZ", text.as_bytes())];
+        self.github.artifact(run, &format!("servo-ci-runners_{id}"), &files).unwrap();
+    }
+
+    /// Takes a worker for a job.
+    pub fn take(&self, id: &str) -> Answer {
+        let query = job(id, "acme/widgets", 7);
+        self.ask(Method::POST, &format!("/profile/linux/take?{query}"))
+    }
+
     /// Lets machines become runners by themselves.
     pub fn wake(&self) {
         self.programs.held.store(false, Ordering::Relaxed);
@@ -392,6 +418,11 @@ pub async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
         headers: response.headers().clone(),
         body: response.bytes().await?.to_vec(),
     })
+}
+
+/// The parameters by which a job is told.
+pub fn job(id: &str, repository: &str, run: i64) -> String {
+    format!("unique_id={id}&qualified_repo={repository}&run_id={run}")
 }
 
 /// A random id such as workflows make.
@@ -428,7 +459,10 @@ impl Programs {
                     stays
                 });
                 let held = self.held.load(Ordering::Relaxed);
-                for machine in machines.iter().filter(|machine| !held && !running.contains_key(*machine)) {
+                for machine in &machines {
+                    if held || running.contains_key(machine) {
+                        continue;
+                    }
                     let told = dir.join("machines").join(format!("{machine}.{}", host::TOLD));
                     let told = fs::read_to_string(told).unwrap_or_default();
                     let secret = told.lines().find_map(|line| line.strip_prefix("jit-config="));
@@ -462,6 +496,25 @@ impl Programs {
         }
         let _ = github.finish(&session, Conclusion::Success);
     }
+}
+
+/// Every file below a directory.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            files.extend(self::files(&entry.path()));
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files
+}
+
+/// Whether a file has these words in it.
+pub fn holds(file: &Path, words: &str) -> bool {
+    let content = fs::read(file).unwrap_or_default();
+    content.windows(words.len()).any(|part| part == words.as_bytes())
 }
 
 /// Asks again and again until there is an answer.
