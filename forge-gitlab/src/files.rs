@@ -6,6 +6,7 @@
 //! nothing waits for a disk. Directories have mode 0700 and files 0600.
 //!
 //! ```text
+//! STATE/lock                  held by the process that works here
 //! STATE/system_id             names this host at GitLab
 //! STATE/tokens/PROFILE        a runner at GitLab with its token
 //! STATE/runners/WORKER        a worker that takes a job of a profile
@@ -16,13 +17,14 @@
 //! ```
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use runner_core::Result;
+use runner_core::{Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::failed;
@@ -32,6 +34,35 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
         .map_err(|error| failed(format!("make {}", path.display()), error))
+}
+
+/// How long to wait for a predecessor to let go: the tasks of a forge end a moment after it is dropped.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// Takes a directory for as long as the file is open. The death of a process lets go, too.
+///
+/// # Errors
+/// `Busy` while somebody else has it.
+pub(crate) async fn hold(dir: &Path) -> Result<File> {
+    let file = open(&dir.join("lock"))?;
+    let end = tokio::time::Instant::now() + HANDOVER;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(TryLockError::WouldBlock) => {
+                let dir = dir.display();
+                return Err(Error::busy(format!(
+                    "the directory {dir}, which another process has,"
+                )));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(failed(format!("lock {}", dir.display()), error));
+            }
+        }
+    }
 }
 
 /// Opens a file to append to, or makes it.

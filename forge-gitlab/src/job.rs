@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use runner_core::{JobId, ProfileName, Result, WorkerName, forge::QueuedJob};
+use runner_core::{JobId, ProfileName, ReservationId, Result, WorkerName, forge::QueuedJob};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -35,6 +35,9 @@ pub(crate) struct Progress {
     /// The stage it is at, and the state of that.
     pub stage: usize,
     pub at: Option<AtStage>,
+    /// Its script was begun: from then on it is cleared up after.
+    #[serde(default)]
+    pub scripted: bool,
     /// The length of the trace, in bytes; what the file holds beyond is not there.
     pub trace: u64,
     /// How much of it GitLab has.
@@ -73,6 +76,8 @@ pub(crate) enum Wish {
 /// A job that is not over.
 pub(crate) struct LiveJob {
     pub payload: Payload,
+    /// Whose workers alone may have it.
+    pub reserved_for: Option<ReservationId>,
     dir: PathBuf,
     trace_limit: u64,
     /// A predecessor of this process received it.
@@ -117,6 +122,7 @@ impl LiveJob {
             started_at: None,
             stage: 0,
             at: None,
+            scripted: false,
             trace: 0,
             sent: 0,
             cut: false,
@@ -153,6 +159,8 @@ impl LiveJob {
         // What was added and not written down is added again.
         trace.set_len(progress.trace).map_err(|error| failed("open a trace", error))?;
         Ok(Self {
+            // One that asks for what cannot be is refused before anybody looks here.
+            reserved_for: payload.reserved_for().unwrap_or_default(),
             payload,
             dir,
             trace_limit,
@@ -191,7 +199,7 @@ impl LiveJob {
             id: self.job_id(),
             profile: Some(state.progress.profile.clone()),
             labels: Default::default(),
-            reserved_for: None,
+            reserved_for: self.reserved_for.clone(),
             queued_at: state.progress.received_at,
         }
     }

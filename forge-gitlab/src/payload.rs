@@ -6,8 +6,12 @@
 
 use std::time::Duration;
 
-use runner_core::Secret;
+use runner_core::{ReservationId, Secret};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+/// The variable by which a job asks for the workers of a reservation. A payload has no tags, and a tag would
+/// have to be added to the runner at GitLab first.
+const RESERVED_FOR: &str = "RESERVED_FOR";
 
 /// A job.
 #[derive(Clone, Deserialize)]
@@ -238,6 +242,16 @@ impl Payload {
         values.all(|value| value == first).then_some(first)
     }
 
+    /// The reservation on whose workers alone the job runs. The last word counts, as for any variable.
+    ///
+    /// # Errors
+    /// `Invalid` for what cannot be a reservation.
+    pub(crate) fn reserved_for(&self) -> runner_core::Result<Option<ReservationId>> {
+        let last = self.variables.iter().rev().find(|variable| variable.key == RESERVED_FOR);
+        let id = last.map(|variable| variable.value.trim()).filter(|id| !id.is_empty());
+        id.map(ReservationId::new).transpose()
+    }
+
     /// Who asks, as far as that is certain.
     pub(crate) fn requester(&self) -> runner_core::access::Requester<'_> {
         let path = self.job_info.project_full_path.as_deref().filter(|path| !path.is_empty());
@@ -309,5 +323,20 @@ mod tests {
         let told = job(json!([path("x/y"), path("g/p")]), json!({"project_full_path": "g/p"}));
         assert_eq!(told.requester().project, Some("g/p"));
         assert_eq!(job(json!([user("")]), json!({})).requester().user, None);
+    }
+
+    #[test]
+    fn a_job_names_its_reservation() {
+        let job = |values: &[&str]| -> Payload {
+            let variables: Vec<_> =
+                values.iter().map(|v| json!({"key": "RESERVED_FOR", "value": v})).collect();
+            let job = json!({"id": 1, "token": "t", "variables": variables});
+            serde_json::from_value(job).ok().unwrap()
+        };
+        let named = |values: &[&str]| job(values).reserved_for().unwrap().map(|id| id.to_string());
+        assert_eq!(named(&[]), None);
+        assert_eq!(named(&["mine", "yours "]).as_deref(), Some("yours"));
+        assert_eq!(named(&["mine", ""]), None);
+        assert!(job(&["../mine"]).reserved_for().is_err());
     }
 }

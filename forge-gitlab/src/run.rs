@@ -105,12 +105,13 @@ impl<'a> Run<'a> {
             let (sections, now) = (self.job.payload.features.trace_sections, self.now());
             let section = stage.section(&self.job.payload, so_far == SoFar::Well);
             if progress.at.is_none() {
-                if !stage.is_due(&self.job.payload, so_far) {
+                if !stage.is_due(&self.job.payload, so_far, progress.scripted) {
                     self.job.change(|progress, _| progress.stage += 1)?;
                     continue;
                 }
                 self.job.change(|progress, text| {
                     sections::start(text, sections, &section.0, &section.1, now);
+                    progress.scripted |= matches!(stage, Stage::Step(_));
                     progress.at =
                         Some(AtStage { began_at: now, attempt: 0, cursor: 0, in_token: false });
                 })?;
@@ -163,14 +164,12 @@ impl<'a> Run<'a> {
     }
 
     fn end_well_or_not(&self) -> Result<()> {
-        let timeout =
-            format!("it took longer than {} s", self.job.payload.runner_info.timeout().as_secs());
         self.job.change(|progress, text| {
             let verdict = progress.failure.clone().unwrap_or(Verdict::Success);
             let why = match &verdict {
                 Verdict::Failed { reason: Reason::UnknownFailure, .. } => Some("canceled"),
                 Verdict::Failed { reason: Reason::JobExecutionTimeout, .. } => {
-                    Some(timeout.as_str())
+                    Some("a step took longer than it may")
                 }
                 Verdict::Failed { reason: Reason::RunnerSystemFailure, .. } => {
                     Some("what it needs could not be provided, see above")

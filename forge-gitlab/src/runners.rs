@@ -10,30 +10,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
-use reqwest::{Method, RequestBuilder};
-use runner_core::{Label, ProfileName, Result, Secret, error::chain};
+use reqwest::Method;
+use runner_core::{ProfileName, Result, Secret, error::chain};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    client::{Reply, send, send_once},
-    config::{Administration, GitlabConfig, Place, ProfileConfig},
+    admin::{self, Admin},
+    client::{send, send_once},
+    config::{GitlabConfig, Place, ProfileConfig},
     error::refused,
     files,
     forge::{Health, Inner},
+    terms::Terms,
 };
 
 /// How long before its end a token is renewed.
 const RENEW: SignedDuration = SignedDuration::from_hours(1);
-/// How many runners a page of a list has: the most that GitLab gives.
-const PAGE: usize = 100;
-/// How many pages of runners are looked through for one that a predecessor made and did not write down.
-const PAGES: usize = 50;
 
 /// A runner of ours at GitLab, as it is kept.
 #[derive(Clone, Serialize, Deserialize)]
@@ -53,27 +51,26 @@ impl Kept {
 
 /// The tokens with which jobs are asked for.
 pub(crate) struct Tokens {
-    by_profile: BTreeMap<ProfileName, watch::Sender<Option<Secret<String>>>>,
+    by_profile: Mutex<BTreeMap<ProfileName, watch::Sender<Option<Secret<String>>>>>,
     doubt: Notify,
 }
 
 impl Tokens {
     /// Those that were named, and those that a predecessor was given.
     pub(crate) fn load(config: &GitlabConfig) -> Result<Self> {
-        let mut by_profile = BTreeMap::new();
-        for profile in &config.profiles {
-            let token = kept_token(config, profile)?.map(|(_, token)| token);
-            by_profile.insert(profile.profile.clone(), watch::channel(token).0);
-        }
-        Ok(Self { by_profile, doubt: Notify::new() })
+        let tokens = Self { by_profile: Mutex::default(), doubt: Notify::new() };
+        tokens.take_named(config, &config.profiles)?;
+        Ok(tokens)
+    }
+
+    fn of(&self, profile: &ProfileName) -> watch::Sender<Option<Secret<String>>> {
+        let mut all = self.by_profile.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(profile.clone()).or_insert_with(|| watch::channel(None).0).clone()
     }
 
     /// A profile's token; waits until there is one.
     pub(crate) async fn token(&self, profile: &ProfileName) -> Secret<String> {
-        let Some(sender) = self.by_profile.get(profile) else {
-            return std::future::pending().await;
-        };
-        let mut tokens = sender.subscribe();
+        let mut tokens = self.of(profile).subscribe();
         loop {
             let token = tokens.borrow_and_update().clone();
             if let Some(token) = token {
@@ -86,13 +83,33 @@ impl Tokens {
 
     /// GitLab does not know a profile's token: verify it soon.
     pub(crate) fn doubt(&self, _profile: &ProfileName) {
+        self.look_again();
+    }
+
+    /// Looks after all runners soon.
+    pub(crate) fn look_again(&self) {
         self.doubt.notify_one();
     }
 
-    fn set(&self, profile: &ProfileName, token: Option<String>) {
-        if let Some(sender) = self.by_profile.get(profile) {
-            sender.send_replace(token.map(Secret::new));
+    /// Takes on the tokens that profiles name now, or do not name any more.
+    pub(crate) fn take_named(
+        &self,
+        config: &GitlabConfig,
+        profiles: &[ProfileConfig],
+    ) -> Result<()> {
+        for profile in profiles {
+            let token = kept_token(config, profile)?.map(|(_, token)| token.expose().clone());
+            self.set(&profile.profile, token);
         }
+        Ok(())
+    }
+
+    fn set(&self, profile: &ProfileName, token: Option<String>) {
+        self.of(profile).send_if_modified(|now| {
+            let changes = now.as_ref().map(Secret::expose) != token.as_ref();
+            *now = token.map(Secret::new);
+            changes
+        });
     }
 }
 
@@ -114,12 +131,16 @@ pub(crate) fn kept_token(
 
 /// Looks after the runners for the life of the forge.
 pub(crate) async fn administer(inner: Arc<Inner>) {
-    let Some(administration) = inner.config.administration.clone() else {
-        return;
-    };
-    let admin = Admin { inner: &inner, administration: &administration };
     loop {
-        admin.look_at_all().await;
+        let terms = inner.terms();
+        if let Some(administration) = &terms.administration {
+            let admin = Admin::new(inner.client.clone(), administration.clone());
+            Keeper { inner: &inner, terms: &terms, admin: &admin }.look_at_all().await;
+        }
+        // What was looked after on other terms may have put a token in the place of one that is named.
+        if let Err(error) = inner.tokens.take_named(&inner.config, &inner.terms().profiles) {
+            tracing::error!(error = chain(&error), "A token that is kept cannot be read.");
+        }
         tokio::select! {
             () = tokio::time::sleep(inner.config.limits.verify_interval) => (),
             () = inner.tokens.doubt.notified() => (),
@@ -127,9 +148,10 @@ pub(crate) async fn administer(inner: Arc<Inner>) {
     }
 }
 
-struct Admin<'a> {
+struct Keeper<'a> {
     inner: &'a Inner,
-    administration: &'a Administration,
+    terms: &'a Terms,
+    admin: &'a Admin,
 }
 
 /// What GitLab says of a token.
@@ -139,11 +161,12 @@ enum Verified {
     No,
 }
 
-impl Admin<'_> {
+impl Keeper<'_> {
     async fn look_at_all(&self) {
         let config = &self.inner.config;
-        for profile in config.profiles.iter().filter(|profile| profile.token.is_none()) {
-            let wanted = profile.exposed && self.administration.expose_runners;
+        let profiles = self.terms.profiles.iter();
+        for profile in profiles.filter(|profile| profile.token.is_none()) {
+            let wanted = profile.exposed && self.admin.exposes();
             let outcome = match wanted {
                 true => self.keep(profile).await,
                 false => self.retire(&profile.profile).await,
@@ -159,7 +182,7 @@ impl Admin<'_> {
         // Profiles that are not in the configuration any more.
         let kept = files::names(&config.state_dir.join("tokens")).unwrap_or_default();
         for name in kept.iter().filter_map(|name| ProfileName::new(name).ok()) {
-            if config.profile(&name).is_none_or(|profile| profile.token.is_some())
+            if self.terms.profile(&name).is_none_or(|profile| profile.token.is_some())
                 && let Err(error) = self.retire(&name).await
             {
                 tracing::warn!(profile = %name, why = chain(&error), "A runner could not be removed.");
@@ -172,8 +195,9 @@ impl Admin<'_> {
         let path = path(&self.inner.config, &profile.profile);
         let kept: Option<Kept> = files::read_json(&path)?;
         let kept = match kept {
-            Some(kept) if kept.place != self.administration.place => {
+            Some(kept) if kept.place != self.admin.place() => {
                 tracing::info!(profile = %profile.profile, runner = kept.id, "The runner moves.");
+                self.tell(&profile.profile, kept.id, "moves to another place");
                 self.retire(&profile.profile).await?;
                 None
             }
@@ -185,6 +209,7 @@ impl Admin<'_> {
                 Verified::No => {
                     let runner = kept.id;
                     tracing::info!(profile = %profile.profile, runner, "The runner was deleted at GitLab: creating it anew.");
+                    self.tell(&profile.profile, runner, "was deleted at GitLab; another is made");
                     files::remove(&path)?;
                     self.inner.tokens.set(&profile.profile, None);
                     None
@@ -234,80 +259,29 @@ impl Admin<'_> {
 
     async fn create(&self, profile: &ProfileConfig) -> Result<()> {
         self.remove_forgotten(profile).await?;
-        let doing = "create a runner";
-        let mut body = self.wanted(profile);
-        body["maintenance_note"] = self.mark(&profile.profile).into();
-        body["locked"] = matches!(self.administration.place, Place::Project(_)).into();
-        match self.administration.place {
-            Place::Instance => body["runner_type"] = "instance_type".into(),
-            Place::Group(id) => {
-                body["runner_type"] = "group_type".into();
-                body["group_id"] = id.into();
-            }
-            Place::Project(id) => {
-                body["runner_type"] = "project_type".into();
-                body["project_id"] = id.into();
-            }
-        }
-        // Once: what failed may have made one, which the next look finds and removes.
-        let request = self.inner.client.request(Method::POST, "user/runners").json(&body);
-        let request = request.header("PRIVATE-TOKEN", self.administration.token.expose());
-        let reply = send_once(doing, request).await?;
-        if reply.status.as_u16() != 201 {
-            return Err(refused(doing, &reply));
-        }
-        #[derive(Deserialize)]
-        struct Created {
-            id: u64,
-            token: String,
-            #[serde(default)]
-            token_expires_at: Option<Timestamp>,
-        }
-        let made: Created = reply.json(doing)?;
-        let kept = Kept {
-            id: made.id,
-            token: made.token,
-            place: self.administration.place,
-            expires_at: made.token_expires_at,
-        };
+        let wanted = admin::wanted(profile, &profile.description);
+        let made = self.admin.create(wanted, &self.mark(&profile.profile)).await?;
+        let place = self.admin.place();
+        let kept =
+            Kept { id: made.id, token: made.token, place, expires_at: made.token_expires_at };
         files::write_json(&path(&self.inner.config, &profile.profile), &kept)?;
         tracing::info!(profile = %profile.profile, runner = kept.id, "Created a runner at GitLab.");
+        self.tell(&profile.profile, kept.id, "was created");
         self.inner.tokens.set(&profile.profile, Some(kept.token));
         Ok(())
     }
 
     /// A runner that a predecessor created and whose token it did not live to write down.
     async fn remove_forgotten(&self, profile: &ProfileConfig) -> Result<()> {
-        let doing = "look for a runner";
-        let place = match self.administration.place {
-            Place::Instance => "runners/all?type=instance_type".to_owned(),
-            Place::Group(id) => format!("groups/{id}/runners?type=group_type"),
-            Place::Project(id) => format!("projects/{id}/runners?type=project_type"),
-        };
-        for page in 1..=PAGES {
-            let path = format!("{place}&per_page={PAGE}&page={page}");
-            let reply = self.call(doing, Method::GET, &path, None).await?;
-            if !reply.status.is_success() {
-                return Err(refused(doing, &reply));
+        for runner in self.admin.runners().await? {
+            let Some(id) = runner["id"].as_u64() else { continue };
+            if runner["description"] != profile.description.as_str() {
+                continue;
             }
-            let runners: Vec<Value> = reply.json(doing)?;
-            for runner in &runners {
-                let Some(id) = runner["id"].as_u64() else { continue };
-                if runner["description"] != profile.description.as_str() {
-                    continue;
-                }
-                let details = self.call(doing, Method::GET, &format!("runners/{id}"), None).await?;
-                if !details.status.is_success() {
-                    continue;
-                }
-                let details: Value = details.json(doing)?;
-                if details["maintenance_note"] == self.mark(&profile.profile).as_str() {
-                    tracing::info!(profile = %profile.profile, runner = id, "Removing a runner whose token is lost.");
-                    self.delete(id).await?;
-                }
-            }
-            if runners.len() < PAGE {
-                break;
+            let Some(details) = self.admin.runner(id).await? else { continue };
+            if details["maintenance_note"] == self.mark(&profile.profile).as_str() {
+                tracing::info!(profile = %profile.profile, runner = id, "Removing a runner whose token is lost.");
+                self.admin.delete(id).await?;
             }
         }
         Ok(())
@@ -315,35 +289,18 @@ impl Admin<'_> {
 
     /// Corrects what somebody changed at GitLab, or in the configuration.
     async fn correct(&self, profile: &ProfileConfig, kept: &Kept) -> Result<()> {
-        let path = format!("runners/{}", kept.id);
-        let reply = self.call("look at a runner", Method::GET, &path, None).await?;
-        if !reply.status.is_success() {
-            return Err(refused("look at a runner", &reply));
-        }
-        let found: Value = reply.json("look at a runner")?;
-        let drift = drift(&found, &self.wanted(profile));
+        // That it is gone will be seen when it is verified.
+        let Some(found) = self.admin.runner(kept.id).await? else { return Ok(()) };
+        let drift = drift(&found, &admin::wanted(profile, &profile.description));
         let Some(fields) = drift.as_object().filter(|fields| !fields.is_empty()) else {
             return Ok(());
         };
         let fields: Vec<&str> = fields.keys().map(String::as_str).collect();
         tracing::info!(profile = %profile.profile, runner = kept.id, ?fields, "Correcting a runner at GitLab.");
-        let reply = self.call("correct a runner", Method::PUT, &path, Some(&drift)).await?;
-        if !reply.status.is_success() {
-            return Err(refused("correct a runner", &reply));
-        }
+        self.admin.change(kept.id, &drift).await?;
+        let done = format!("differed and was corrected: {}", fields.join(", "));
+        self.tell(&profile.profile, kept.id, &done);
         Ok(())
-    }
-
-    /// What a runner should be, in GitLab's fields. Whether it is paused is left to GitLab's pages.
-    fn wanted(&self, profile: &ProfileConfig) -> Value {
-        let tags: Vec<&str> = profile.tags.iter().map(Label::as_str).collect();
-        json!({
-            "description": profile.description,
-            "tag_list": tags,
-            "run_untagged": profile.run_untagged,
-            "access_level": if profile.protected_only { "ref_protected" } else { "not_protected" },
-            "maximum_timeout": profile.maximum_timeout.map(|limit| limit.as_secs()),
-        })
     }
 
     /// Tells ours from those of others who share a GitLab.
@@ -364,38 +321,18 @@ impl Admin<'_> {
                 return Err(refused(doing, &reply));
             }
             tracing::info!(%profile, runner = kept.id, "Removed a runner at GitLab.");
+            self.tell(profile, kept.id, "was removed");
         }
         files::remove(&path)?;
-        self.inner.tokens.set(profile, None);
+        // One that was named instead stays.
+        if self.terms.profile(profile).is_none_or(|profile| profile.token.is_none()) {
+            self.inner.tokens.set(profile, None);
+        }
         Ok(())
     }
 
-    async fn delete(&self, id: u64) -> Result<()> {
-        let doing = "remove a runner";
-        let reply = self.call(doing, Method::DELETE, &format!("runners/{id}"), None).await?;
-        match reply.status.as_u16() {
-            204 | 404 => Ok(()),
-            _ => Err(refused(doing, &reply)),
-        }
-    }
-
-    async fn call(
-        &self,
-        doing: &str,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Reply> {
-        let request: RequestBuilder = self.inner.client.request(method, path);
-        let request = request.header("PRIVATE-TOKEN", self.administration.token.expose());
-        send(
-            doing,
-            match body {
-                Some(body) => request.json(body),
-                None => request,
-            },
-        )
-        .await
+    fn tell(&self, profile: &ProfileName, runner: u64, what: &str) {
+        self.inner.news.tell(format!("runner {runner} of profile {profile} {what}"));
     }
 }
 

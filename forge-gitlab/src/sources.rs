@@ -9,7 +9,7 @@ use url::Url;
 use crate::{payload::Payload, variables::Variables};
 
 /// `$1` is the directory; the rest are the words for fetch: options, the remote and the refspecs.
-const SCRIPT: &str = r#"set -e
+const SCRIPT: &str = r#"set -ef
 dir=$1; shift
 git --version >/dev/null || { echo "the machine has no git"; exit 69; }
 [ "$GL_STRATEGY" != clone ] || rm -rf -- "$dir"
@@ -32,14 +32,16 @@ git fetch ${GL_DEPTH:+--depth "$GL_DEPTH"} --force "$@"
 echo "Checking out $(printf %.8s "$GL_SHA") as detached HEAD (ref is $GL_REF)..."
 git -c advice.detachedHead=false checkout -f -q "$GL_SHA"
 [ -z "$GL_CLEAN" ] || git clean $GL_CLEAN
+! git lfs version >/dev/null 2>&1 || git lfs pull
 case $GL_SUBMODULES in
     normal) recursive= ;;
     recursive) recursive=--recursive ;;
     *) echo "Skipping Git submodules setup"; exit 0 ;;
 esac
 echo "Updating/initializing submodules..."
-git submodule sync $recursive
-git submodule update --init $recursive ${GL_SUBMODULE_DEPTH:+--depth "$GL_SUBMODULE_DEPTH"} --force
+git submodule sync $recursive -- $GL_SUBMODULE_PATHS
+git submodule update --init $recursive ${GL_SUBMODULE_DEPTH:+--depth "$GL_SUBMODULE_DEPTH"} --force \
+    $GL_SUBMODULE_FLAGS -- $GL_SUBMODULE_PATHS
 [ -z "$GL_CLEAN" ] || git submodule foreach -q $recursive "git clean $GL_CLEAN"
 "#;
 
@@ -117,6 +119,8 @@ pub(crate) fn sources(job: &Payload, variables: &Variables, dir: &str) -> Result
     set("GL_CHECKOUT", if no_checkout { "no" } else { "yes" }.to_owned());
     set("GL_CLEAN", clean);
     set("GL_SUBMODULES", variables.value("GIT_SUBMODULE_STRATEGY").unwrap_or_default());
+    set("GL_SUBMODULE_PATHS", variables.value("GIT_SUBMODULE_PATHS").unwrap_or_default());
+    set("GL_SUBMODULE_FLAGS", variables.value("GIT_SUBMODULE_UPDATE_FLAGS").unwrap_or_default());
     set("GL_SUBMODULE_DEPTH", number(submodule_depth.unwrap_or(depth)));
     set("GIT_TERMINAL_PROMPT", "0".to_owned());
     if with_token.password().is_some() {

@@ -59,9 +59,11 @@ pub(crate) fn stages(job: &Payload) -> Vec<Stage> {
 }
 
 impl Stage {
-    /// Whether it is done.
-    pub(crate) fn is_due(self, job: &Payload, so_far: SoFar) -> bool {
+    /// Whether it is done. As at gitlab-runner, a job whose script was never begun has nothing to clear up
+    /// after, and one that is cancelled before that is over at once.
+    pub(crate) fn is_due(self, job: &Payload, so_far: SoFar, scripted: bool) -> bool {
         let success = so_far == SoFar::Well;
+        let over = so_far == SoFar::Cancelled && !scripted;
         match self {
             Self::Prepare
             | Self::Hook(_)
@@ -75,13 +77,12 @@ impl Stage {
                     SoFar::Cancelled => is_after_script(step),
                     SoFar::Well | SoFar::Failed => step.when.holds(success),
                 };
-                has_lines && wanted
+                has_lines && wanted && (success || scripted)
             }
-            Self::StoreCache => {
-                so_far != SoFar::Cancelled
-                    && job.cache.iter().any(|cache| cache.when.holds(success))
+            Self::StoreCache => !over && job.cache.iter().any(|cache| cache.when.holds(success)),
+            Self::Upload => {
+                !over && job.artifacts.iter().any(|artifact| artifact.when.holds(success))
             }
-            Self::Upload => job.artifacts.iter().any(|artifact| artifact.when.holds(success)),
         }
     }
 
@@ -141,9 +142,10 @@ mod tests {
         .unwrap()
     }
 
-    fn due(so_far: SoFar) -> Vec<Stage> {
+    fn due(so_far: SoFar, scripted: bool) -> Vec<Stage> {
         let job = job();
-        stages(&job).into_iter().filter(|stage| stage.is_due(&job, so_far)).collect()
+        let due = |stage: &Stage| stage.is_due(&job, so_far, scripted);
+        stages(&job).into_iter().filter(due).collect()
     }
 
     #[test]
@@ -163,8 +165,11 @@ mod tests {
         ];
         assert_eq!(stages(&job()), order);
         let well = [Prepare, Sources, Hook(0), RestoreCache, Step(1), Step(0), StoreCache];
-        assert_eq!(due(SoFar::Well), well);
-        assert_eq!(due(SoFar::Failed), [Step(2), Step(0), Upload]);
-        assert_eq!(due(SoFar::Cancelled), [Step(0), Upload]);
+        assert_eq!(due(SoFar::Well, false), well);
+        assert_eq!(due(SoFar::Failed, true), [Step(2), Step(0), Upload]);
+        assert_eq!(due(SoFar::Cancelled, true), [Step(0), Upload]);
+        // No script was begun.
+        assert_eq!(due(SoFar::Failed, false), [Upload]);
+        assert_eq!(due(SoFar::Cancelled, false), []);
     }
 }

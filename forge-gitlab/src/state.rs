@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use runner_core::{ProfileName, Result, RunnerId, WorkerName};
+use runner_core::{ProfileName, ReservationId, Result, RunnerId, WorkerName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -17,6 +17,9 @@ use crate::{files, job::LiveJob};
 pub(crate) struct Row {
     pub name: WorkerName,
     pub profile: ProfileName,
+    /// Whose jobs alone it takes.
+    #[serde(default)]
+    pub reserved_for: Option<ReservationId>,
 }
 
 pub(crate) struct Runner {
@@ -87,7 +90,8 @@ impl State {
     }
 
     /// Whether one more job that comes by this profile would find a worker, or is the one that makes the
-    /// pool provide for one.
+    /// pool provide for one. A reserved worker is room too: GitLab does not tell whose the next job is, and
+    /// the reservation's own must not be kept out.
     pub(crate) fn has_room(&self, profile: &ProfileName, ahead: usize) -> bool {
         let free = |runner: &&Runner| {
             runner.row.profile == *profile && runner.job.is_none() && !runner.leaving
@@ -105,6 +109,7 @@ impl State {
             let profile = job.progress().profile;
             let ready = self.runners.values_mut().find(|runner| {
                 runner.row.profile == profile
+                    && runner.row.reserved_for == job.reserved_for
                     && runner.idle
                     && !runner.leaving
                     && runner.job.is_none()

@@ -115,6 +115,41 @@ async fn a_job_that_takes_too_long_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_cancelled_at_once_clears_nothing_up() {
+    let fixture = Fixture::new().await;
+    let cleared = fixture.directory.path().join("cleared");
+    let spec = JobSpec::new("long", ["echo begun", "sleep 1000"])
+        .after([format!("touch {}", cleared.display())]);
+    let id = fixture.submit(spec);
+    let driver = fixture.worker("a-1").await;
+    fixture.gitlab.watch(id, true);
+    fixture.gitlab.until_job(id, |job| job.log().contains("\nbegun")).await.unwrap();
+    assert!(fixture.gitlab.cancel_at_once(id));
+    let ended = tokio::time::timeout(Duration::from_secs(90), driver).await;
+    ended.expect("it ends").unwrap().unwrap();
+    assert_eq!(fixture.gitlab.job_view(id).unwrap().status, Status::Canceled);
+    assert!(!cleared.exists(), "GitLab has forgotten the job: nothing of it may go on");
+    assert!(fixture.forge().runners().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_with_a_time_of_its_own_leaves_time_to_clear_up() {
+    let fixture = Fixture::new().await;
+    let mut spec = JobSpec::new("long", ["echo kept >kept", "sleep 1000"])
+        .after(["echo cleared $CI_JOB_STATUS"])
+        .variable(Variable::new("RUNNER_SCRIPT_TIMEOUT", "2s"));
+    let mut kept = fake_gitlab::Artifacts::archive(["kept"]);
+    kept.when = "always".to_owned();
+    spec.artifacts = vec![kept];
+    let job = fixture.run(spec).await;
+    let log = job.log();
+    assert_eq!(job.failure_reason.as_deref(), Some("job_execution_timeout"), "{log}");
+    assert!(log.contains("\ncleared failed\n"), "{log}");
+    assert!(log.contains("ERROR: Job failed: a step took longer than it may"), "{log}");
+    assert_eq!(names(&job.artifacts[0]), ["kept"], "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_of_megabytes_arrives_whole() {
     let fixture = Fixture::with(|config| config.limits.trace_bytes = 16 << 20).await;
     let lines = "seq 1 900000";
@@ -231,6 +266,69 @@ async fn reports_are_uploaded_also_by_jobs_that_fail() {
     fixture.assert_spoke_as_described();
 }
 
+/// The files of an archive, in order.
+fn names(archive: &fake_gitlab::Artifact) -> Vec<String> {
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(archive.content.clone())).unwrap();
+    let mut names: Vec<String> =
+        (0..zip.len()).map(|n| zip.by_index(n).unwrap().name().unwrap().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn artifacts_are_those_that_the_job_asked_for_and_are_kept_as_long() {
+    let fixture = Fixture::new().await;
+    let at = fixture.directory.path().join("git");
+    std::fs::create_dir(&at).unwrap();
+    let (sha, url) = (repository(&at), format!("file://{}/top", at.display()));
+    let mut archive = fake_gitlab::Artifacts::archive(["out", "*.log"]);
+    archive.name = Some("of-$CI_JOB_NAME".to_owned());
+    archive.untracked = true;
+    archive.exclude = vec!["out/**/*.o".to_owned(), "secret".to_owned()];
+    archive.expire_in = Some("2 days".to_owned());
+    let mut failures = fake_gitlab::Artifacts::report("codequality", ["report.json"]);
+    failures.artifact_format = "raw".to_owned();
+    failures.when = "on_failure".to_owned();
+    let run = async |last: &str| {
+        let lines = [
+            "mkdir -p out/d; touch out/a out/d/b.o out/d/c x.log secret untracked 'with blank'",
+            "echo '{}' >report.json",
+            last,
+        ];
+        let mut spec = JobSpec::new("build", lines)
+            .variable(Variable::new("GIT_STRATEGY", "fetch"))
+            .variable(Variable::new("HOME", at.display().to_string()))
+            .with_payload("/git_info/repo_url", url.clone().into())
+            .with_payload("/git_info/sha", sha.clone().into())
+            .with_payload(
+                "/git_info/refspecs",
+                serde_json::json!(["+refs/heads/main:refs/heads/m"]),
+            );
+        spec.artifacts = vec![archive.clone(), failures.clone()];
+        let job = fixture.gitlab.job(fixture.project, spec.tags([common::PROFILE]));
+        let driver = fixture.worker(&format!("a-{}", job.0)).await;
+        let view = fixture.over(job).await;
+        driver.await.unwrap().unwrap();
+        view
+    };
+    let job = run("true").await;
+    let kinds: Vec<&str> = job.artifacts.iter().map(|artifact| artifact.kind.as_str()).collect();
+    assert_eq!(kinds, ["archive"], "{}", job.log());
+    let made = &job.artifacts[0];
+    assert_eq!(made.name, "of-build.zip");
+    // What git tracks is there by its path alone, and nothing was tracked.
+    let expected = ["out/a", "out/d/c", "report.json", "untracked", "with blank", "x.log"];
+    assert_eq!(names(made), expected, "{}", job.log());
+    let kept = made.expires.expect("an end").duration_since(fixture.gitlab.now());
+    assert!((47..=48).contains(&kept.as_hours()), "{kept}");
+
+    let job = run("false").await;
+    let kinds: Vec<&str> = job.artifacts.iter().map(|artifact| artifact.kind.as_str()).collect();
+    assert_eq!(kinds, ["codequality"], "{}", job.log());
+    assert_eq!((&*job.artifacts[0].content, &*job.artifacts[0].format), (&b"{}\n"[..], "raw"));
+    fixture.assert_spoke_as_described();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn artifacts_that_cannot_be_had_fail_the_job_and_say_so() {
     let fixture = Fixture::new().await;
@@ -322,12 +420,12 @@ async fn sources_are_fetched_as_the_job_asks() {
     let job = submit(git(JobSpec::new("build", ["test ! -e junk", "cat f"]))).await;
     assert_eq!(job.status, Status::Success, "{}", job.log());
     // A commit that there is not.
-    let spec = git(JobSpec::new("build", ["echo never"]))
+    let spec = git(JobSpec::new("build", ["echo never"]).after(["echo nothing to clear up"]))
         .with_payload("/git_info/sha", "0123456789012345678901234567890123456789".into())
         .variable(Variable::new("GET_SOURCES_ATTEMPTS", "2"));
     let job = submit(spec).await;
     let log = job.log();
     assert_eq!(job.failure_reason.as_deref(), Some("runner_system_failure"), "{log}");
     assert_eq!(log.matches("Fetching changes").count(), 2, "{log}");
-    assert!(!log.contains("\nnever"), "{log}");
+    assert!(!log.contains("\nnever") && !log.contains("\nnothing"), "{log}");
 }

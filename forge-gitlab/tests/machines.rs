@@ -21,6 +21,18 @@ use runner_core::{
 };
 use tempfile::TempDir;
 
+trait WithCache {
+    /// A cache of these paths, from before and for after the job.
+    fn with_cache<const N: usize>(self, key: &str, paths: [&str; N]) -> Self;
+}
+
+impl WithCache for JobSpec {
+    fn with_cache<const N: usize>(mut self, key: &str, paths: [&str; N]) -> Self {
+        self.cache.push(fake_gitlab::Cache::new(key, paths));
+        self
+    }
+}
+
 struct World {
     gitlab: FakeGitLab,
     project: ProjectId,
@@ -113,18 +125,21 @@ async fn jobs_run_in_machines_of_their_own() {
         [
             "uname -s; id -u; pwd",
             "echo plain=$PLAIN; cat $FILE; echo secret=$SECRET",
-            "mkdir -p out && echo made-here >out/file",
+            "mkdir -p out deps && echo made-here >out/file && echo fetched >deps/f",
         ],
     )
     .stage("build")
     .after(["echo after=$CI_JOB_STATUS"])
     .artifacts(["out/"])
+    .with_cache("deps-$CI_PROJECT_ID", ["deps"])
     .variable(Variable::new("PLAIN", "p"))
     .variable(Variable::file("FILE", "content\n"))
     .variable(Variable::masked("SECRET", "hunter2!!"));
-    let test = JobSpec::new("test", ["cat out/file", "test ! -e /tmp/mark", "touch /tmp/mark"])
-        .stage("test")
-        .needs(["build"]);
+    let test =
+        JobSpec::new("test", ["cat out/file deps/f", "test ! -e /tmp/mark", "touch /tmp/mark"])
+            .stage("test")
+            .needs(["build"])
+            .with_cache("deps-$CI_PROJECT_ID", ["deps"]);
     let late = JobSpec::new("late", ["echo begun", "sleep 1000"])
         .stage("build")
         .timeout(Duration::from_secs(5));
@@ -155,7 +170,7 @@ async fn jobs_run_in_machines_of_their_own() {
 
     let test = world.over(jobs[1]).await;
     assert_eq!(test.status, Status::Success, "{}", test.log());
-    assert!(test.log().contains("\nmade-here\n"), "{}", test.log());
+    assert!(test.log().contains("\nmade-here\nfetched\n"), "{}", test.log());
     let late = world.over(jobs[2]).await;
     assert_eq!(late.failure_reason.as_deref(), Some("job_execution_timeout"), "{}", late.log());
     let talk = world.over(jobs[3]).await;

@@ -150,6 +150,16 @@ async fn an_outage_keeps_everything() {
 }
 
 #[tokio::test]
+async fn a_directory_is_one_process_alone() {
+    let fixture = Fixture::new().await;
+    let config = fixture.config.clone();
+    let error = forge_gitlab::GitlabForge::open(config, runner_core::Clock::system()).await.err();
+    let error = error.expect("it is held");
+    let directory = fixture.config.state_dir.display().to_string();
+    assert!(error.is_busy() && error.to_string().contains(&directory), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_kept_is_for_nobody_else_to_read() {
     use std::os::unix::fs::PermissionsExt;
 

@@ -113,6 +113,23 @@ async fn what_somebody_changed_is_corrected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_is_not_wanted_is_taken_away() {
+    let mut fixture = Fixture::new().await;
+    fixture.config.profiles[0].maximum_timeout = None;
+    let _forge = fixture.open().await;
+    let made = fixture.runner().await;
+    assert_eq!(made.spec.maximum_timeout, None);
+    let limit = Some(Duration::from_secs(600));
+    fixture.gitlab.configure_runner(made.id, |spec| spec.maximum_timeout = limit);
+    until("it is corrected", async || {
+        fixture.gitlab.runner_view(made.id).is_some_and(|now| now.spec.maximum_timeout.is_none())
+    })
+    .await;
+    let violations = fixture.gitlab.violations();
+    assert!(violations.is_empty(), "{violations:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_runner_that_was_deleted_is_made_anew() {
     let fixture = Fixture::new().await;
     let forge = fixture.open().await;

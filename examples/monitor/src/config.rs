@@ -14,22 +14,31 @@ use toml::Spanned;
 
 use crate::tokens::NamedToken;
 
+mod access;
 mod diff;
 mod file;
+mod forges;
 mod github;
+mod gitlab;
 mod guests;
 mod http;
 mod hypervisor;
+mod numbers;
 mod place;
+mod secret;
 mod servo;
 mod tokens;
 pub mod units;
 
 pub use diff::Changes;
 pub use file::LogTo;
+use forges::{Forges, Said};
 pub use github::{
     GithubBudget, GithubConfig, GithubGroup, GithubLogin, GithubPace, GithubProfile, GithubSource,
-    Hook, SecretPlace, Wrong,
+    Hook, Wrong,
+};
+pub use gitlab::{
+    GitlabAdministration, GitlabConfig, GitlabImage, GitlabLimits, GitlabPlace, GitlabProfile,
 };
 pub use guests::GuestsConfig;
 pub use http::{HttpConfig, Reads, TlsFiles};
@@ -38,11 +47,15 @@ pub use hypervisor::{
 };
 pub use place::ConfigError;
 use place::Source;
+pub use secret::SecretPlace;
 pub use servo::{ProofConfig, ProofRepository, ServoConfig, ServoServer};
 use units::Size;
 
 /// The configuration that is used when none is named, and that explains every key.
 pub const SAMPLE: &str = include_str!("../monitor.toml");
+
+/// The size of the huge pages that machines are made of.
+const HUGE_PAGE_MIB: u64 = 1024;
 
 /// The forge that jobs of this service are queued at.
 pub const LOCAL_FORGE: &str = "local";
@@ -64,6 +77,8 @@ pub struct Config {
     pub guests: Option<GuestsConfig>,
     /// The GitHubs that runners are registered at.
     pub githubs: Vec<GithubConfig>,
+    /// The GitLabs that jobs are taken from.
+    pub gitlabs: Vec<GitlabConfig>,
     /// The interface of Servo's runner monitor. There is none, if none.
     pub servo: Option<ServoConfig>,
     /// What the local queue takes on.
@@ -126,7 +141,11 @@ impl Config {
             // What comes from this host may be a machine: looking needs a token, unless the operator says otherwise.
             http.reads = http.reads.or(Some(Reads::Token));
         }
-        let mut githubs = github::githubs(&source, base, file.githubs)?;
+        let githubs = github::githubs(&source, base, file.githubs)?;
+        let mut taken = vec![local_forge()];
+        taken.extend(githubs.iter().map(|place| place.config.name.clone()));
+        let gitlabs = gitlab::gitlabs(&source, base, file.gitlabs, &taken)?;
+        let mut forges = Forges { githubs, gitlabs };
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {
@@ -137,7 +156,11 @@ impl Config {
         for (index, section) in file.profiles.into_iter().enumerate() {
             let (span, key) = (section.span(), format!("profile[{index}]"));
             let reach = section.as_ref().reach.clone();
-            let of_github = section.as_ref().of_github();
+            let said = Said {
+                github: section.as_ref().of_github(),
+                gitlab: section.as_ref().of_gitlab(),
+                access: section.as_ref().access(),
+            };
             let profile = profile(&source, base, &key, section)?;
             if let Err(problem) = hypervisor.let_reach(&profile, reach) {
                 let place = source.key_in(&span, "reach");
@@ -148,13 +171,11 @@ impl Config {
                 let problem = format!("there is a profile {} already; rename one", profile.name);
                 return Err(source.problem(Some(place), format!("{key}.name"), problem));
             }
-            if let Err((field, problem)) = serve(&mut githubs, &profile, of_github) {
-                let place = source.key_in(&span, field);
-                return Err(source.problem(Some(place), format!("{key}.{field}"), problem));
-            }
+            forges.serve(&source, base, (&key, span), &profile, said)?;
             profiles.push(profile);
         }
-        let githubs: Vec<GithubConfig> = githubs.into_iter().map(|place| place.config).collect();
+        let githubs = forges.githubs.into_iter().map(|place| place.config);
+        let githubs: Vec<GithubConfig> = githubs.collect();
         let servo = servo::servo(&source, base, &githubs, file.servo)?;
         if let Some(host) = servo.as_ref().and_then(ServoConfig::host)
             && (http.is_local() || !http.names.is_empty())
@@ -171,6 +192,11 @@ impl Config {
             guests,
             githubs,
             servo,
+            gitlabs: forges
+                .gitlabs
+                .into_iter()
+                .map(|place| place.finish(&source))
+                .collect::<Result<_, _>>()?,
             local: local(file.local),
             log,
             pace,
@@ -311,9 +337,21 @@ fn profile(
         }
     };
     let recipe = Recipe { profile: section.name, kind };
+    let span_of_memory = section.memory.span();
+    let memory = mib(source, &format!("{key}.memory"), Some(section.memory))?.unwrap_or(0);
+    let (memory_mib, huge_memory_mib) = match section.huge_pages {
+        true if memory % HUGE_PAGE_MIB != 0 => {
+            let problem = "a machine of huge pages has a whole number of GiB";
+            let key = format!("{key}.memory");
+            return Err(source.problem(Some(span_of_memory), key, problem));
+        }
+        true => (0, memory),
+        false => (memory, 0),
+    };
     let resources = Resources {
         vcpus: section.vcpus.unwrap_or(1),
-        memory_mib: mib(source, &format!("{key}.memory"), Some(section.memory))?.unwrap_or(0),
+        memory_mib,
+        huge_memory_mib,
         disk_mib: mib(source, &format!("{key}.disk"), section.disk)?.unwrap_or(0),
         ..Resources::default()
     };
@@ -329,6 +367,7 @@ fn profile(
         profile.timeouts.offline = limit.0;
     }
     profile.image_max_age = section.image_max_age.map(|age| age.0);
+    profile.images_kept = section.images_kept.unwrap_or(profile.images_kept);
     if profile.min_idle > profile.max {
         let (min, max) = (profile.min_idle, profile.max);
         let problem = format!("{min} is above max = {max}; lower it or raise max");
@@ -353,33 +392,6 @@ fn digits(path: &Path, sha256: &str) -> Result<String, String> {
         ));
     }
     Ok(sha256.to_ascii_lowercase())
-}
-
-/// Has the forge of a profile serve it; or says which key of the profile is wrong, and the way out.
-fn serve(
-    githubs: &mut [github::Place],
-    profile: &Profile,
-    said: github::OfGithub,
-) -> Result<(), (&'static str, String)> {
-    let forge = &profile.forge;
-    if *forge == local_forge() {
-        return match said.first_key() {
-            Some(key) => {
-                let problem = "only a profile of a [[github]] has it; name that as its forge";
-                Err((key, problem.to_owned()))
-            }
-            None => Ok(()),
-        };
-    }
-    match githubs.iter_mut().find(|place| place.config.name == *forge) {
-        Some(place) => place.serve(&profile.name, said),
-        None => {
-            let problem = format!(
-                "there is no forge {forge}; leave it out for the local queue, or name one of [[github]]"
-            );
-            Err(("forge", problem))
-        }
-    }
 }
 
 /// The name of the local queue.

@@ -11,6 +11,7 @@ use crate::{compose, config::Config, reload::Source};
 mod address;
 mod clock;
 mod disk;
+mod gitlab;
 mod image;
 mod libvirt;
 mod machine;
@@ -122,6 +123,10 @@ pub async fn examine(patient: Patient, say: impl Fn(&str)) -> Vec<Check> {
     };
     let runs = works.iter().all(|check| check.outcome != Outcome::Failure);
     checks.extend(works);
+    if !subject.config.gitlabs.is_empty() {
+        say("GitLab");
+        checks.extend(gitlab::check(&subject).await);
+    }
     say("images");
     let (found, image) = image::check(&subject).await;
     checks.extend(found);

@@ -12,6 +12,7 @@ pub mod data_dir;
 pub mod doctor;
 pub mod guests;
 pub mod http;
+pub mod import;
 pub mod logs;
 pub mod metrics;
 pub mod open_files;

@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
 use runner_core::{
-    Clock, Error, EventLog, Forge, ForgeName, ProfileName, Secret, Status, event::What,
-    plan::Subject,
+    Clock, Error, EventLog, Forge, ForgeName, ProfileName, Secret, Status,
+    event::What,
+    plan::{Sight, Subject},
 };
 use tokio::sync::watch;
 
-use crate::guests::Contact;
+use crate::{config::Config, guests::Contact};
 
 /// Forges elsewhere, by the names that profiles call them.
 pub type Remotes = BTreeMap<ForgeName, Remote>;
@@ -108,8 +109,14 @@ pub trait Outside: Send + Sync + 'static {
     /// The forge in numbers.
     fn figures(&self) -> Figures;
 
+    /// Why it does not do its work at the moment, where that does not show in its lists.
+    fn trouble(&self) -> Option<String>;
+
     /// What an operator should be told since this was last asked, in sentences.
     fn news(&self) -> Vec<String>;
+
+    /// Takes on what was edited of the configuration, as far as it can.
+    fn configure(&self, config: &Config);
 
     /// Takes in how many machines each profile may have.
     fn follow(&self, status: &Status);
@@ -124,16 +131,18 @@ pub trait Outside: Send + Sync + 'static {
 /// How long forges may take to end what is open.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
-/// Tells forges how many machines there may be, and the event log what they have to say, as long as the pool
-/// lives.
+/// Tells forges how many machines there may be, the event log what they have to say, and `shown` what the pool
+/// publishes, with their troubles, as long as the pool lives.
 pub async fn attend(
     remotes: Remotes,
     mut statuses: watch::Receiver<Arc<Status>>,
     events: EventLog,
     clock: Clock,
+    shown: watch::Sender<Arc<Status>>,
 ) {
     loop {
         let status = statuses.borrow_and_update().clone();
+        shown.send_replace(with_troubles(&remotes, status.clone()));
         for (name, remote) in &remotes {
             remote.outside.follow(&status);
             for said in remote.outside.news() {
@@ -145,6 +154,19 @@ pub async fn attend(
             return;
         }
     }
+}
+
+/// A status in which a forge that does not do its work is as one that cannot be seen.
+pub fn with_troubles(remotes: &Remotes, status: Arc<Status>) -> Arc<Status> {
+    let mut status = status;
+    for (name, remote) in remotes {
+        let is_seen = status.forges.get(name) == Some(&Sight::Seen);
+        if is_seen && let Some(trouble) = remote.outside.trouble() {
+            let status = Arc::make_mut(&mut status);
+            status.forges.insert(name.clone(), Sight::Blind(trouble));
+        }
+    }
+    status
 }
 
 /// Ends what is open at forges.
@@ -168,8 +190,8 @@ pub struct Figures {
     pub failures: BTreeMap<ProfileName, u32>,
     /// Registrations that share their name with another.
     pub ghosts: usize,
-    /// What was spent, and what is left.
-    pub budget: BudgetFigures,
+    /// What was spent, and what is left, where it counts.
+    pub budget: Option<BudgetFigures>,
     /// What came by webhook, where there is one.
     pub deliveries: Option<DeliveryFigures>,
 }

@@ -3,62 +3,22 @@
 
 mod real;
 
-use std::{
-    fs,
-    io::Write,
-    net::TcpListener,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fs, sync::Arc};
 
 use fake_github::{
     Conclusion, FakeGitHub, Fault, FaultRule, JobRequest, JobStatus, JobView, Scope, WebhookFaults,
 };
-use forge_github::guest::{JOB_COMPLETED, JOB_STARTED, START};
-use real::{Monitor, sorted};
-use sha2::{Digest, Sha256};
+use real::{
+    Monitor,
+    gate::{Gate, runner_archive},
+    sorted,
+};
 use tokio::runtime::Runtime;
-
-/// Stands in for GitHub's runner program.
-const RUN: &str = include_str!("../../../forge-github/tests/guest/run.sh");
 
 const WEBHOOK_SECRET: &str = "planted-webhook-secret-77ab";
 
 /// Where the deliveries go.
 const PATH: &str = "/api/v2/forges/github/webhook";
-
-/// Whether jobs may end.
-struct Gate {
-    port: u16,
-    open: Arc<AtomicBool>,
-}
-
-impl Gate {
-    fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let open: Arc<AtomicBool> = Arc::default();
-        let is_open = open.clone();
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let word = if is_open.load(Ordering::Relaxed) { "go\n" } else { "wait\n" };
-                let _ = stream.write_all(word.as_bytes());
-            }
-        });
-        Self { port, open }
-    }
-
-    fn script(&self) -> String {
-        let port = self.port;
-        format!("until nc -w 5 10.0.2.2 {port} </dev/null | grep -q go; do sleep 0.1; done\n")
-    }
-
-    fn set(&self, open: bool) {
-        self.open.store(open, Ordering::Relaxed);
-    }
-}
 
 /// A GitHub with the organisation `acme`, and a service that runs the jobs of `acme/widgets`.
 struct World {
@@ -84,16 +44,7 @@ impl World {
         fs::write(dir.join("token"), &token).unwrap();
         fs::write(dir.join("webhook"), WEBHOOK_SECRET).unwrap();
         let server = fake.web_url().replace("127.0.0.1", "10.0.2.2");
-        let files = archive(&[
-            ("opt/runner/start.sh", START),
-            ("opt/runner/job-started.sh", JOB_STARTED),
-            ("opt/runner/job-completed.sh", JOB_COMPLETED),
-            ("opt/actions-runner/run.sh", RUN),
-            ("opt/actions-runner/job.sh", &gate.script()),
-            ("opt/actions-runner/server", &server),
-        ]);
-        let sha256: String = Sha256::digest(&files).iter().map(|b| format!("{b:02x}")).collect();
-        fs::write(dir.join("runner.tar"), files).unwrap();
+        let sha256 = runner_archive(&dir.join("runner.tar"), &server, &gate);
         let url = fake.web_url();
         let section = format!(
             "[[github]]\nname = \"github\"\nurl = \"{url}/acme\"\ntoken = {{ file = \"token\" }}\n\
@@ -244,18 +195,6 @@ impl World {
         let lines: Vec<String> = self.github.violations().iter().map(ToString::to_string).collect();
         assert!(lines.is_empty(), "{}", lines.join("\n"));
     }
-}
-
-fn archive(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
-    for (path, content) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o755);
-        header.set_cksum();
-        archive.append_data(&mut header, path, content.as_bytes()).unwrap();
-    }
-    archive.into_inner().unwrap()
 }
 
 fn fault(fault: Fault, method: &str, path: &str) -> FaultRule {

@@ -342,6 +342,9 @@ pub(crate) fn read_spec(request: &Request, spec: &mut RunnerSpec) -> Result<(), 
             "Tags list can not be empty when runner is not allowed to pick untagged jobs",
         ));
     }
+    if request.fields.get("maximum_timeout").is_some_and(Value::is_null) {
+        spec.maximum_timeout = None;
+    }
     if let Some(seconds) = request.integer("maximum_timeout")? {
         if seconds < SHORTEST_TIMEOUT {
             return Err(bad("Maximum timeout needs to be at least 10 minutes"));

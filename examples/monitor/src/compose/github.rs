@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    config::{self, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
+    config::{self, Config, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
     guests::Contact,
     remote::{
         self, BudgetFigures, Delivered, DeliveryFigures, Figures, MAX_DELIVERY_BYTES, NotProven,
@@ -361,7 +361,7 @@ impl Outside for Github {
             active: all.active.into_iter().map(|(name, kind)| (name, kind.map(source))).collect(),
             failures: all.breaker.into_iter().map(|(name, its)| (name, its.failures)).collect(),
             ghosts: all.ghosts,
-            budget: BudgetFigures {
+            budget: Some(BudgetFigures {
                 calls: budget.calls.into_iter().map(|(its, n)| (priority(its), n)).collect(),
                 unchanged: budget.unchanged,
                 refused: budget.refused,
@@ -377,10 +377,17 @@ impl Outside for Github {
                     .into_iter()
                     .map(|(kind, its)| (kind, (its.limit, its.remaining, its.reset_in_seconds)))
                     .collect(),
-            },
+            }),
             deliveries: self.webhook.as_ref().map(|webhook| deliveries(webhook.numbers())),
         }
     }
+
+    fn trouble(&self) -> Option<String> {
+        // Its lists cannot be read then, which shows by itself.
+        None
+    }
+
+    fn configure(&self, _: &Config) {}
 
     fn news(&self) -> Vec<String> {
         let notes = self.forge.notes();

@@ -2,15 +2,20 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use runner_core::{ForgeName, Label, ProfileName, hypervisor::Network, image::UserDataDelivery};
+use runner_core::{
+    ForgeName, Label, ProfileName, access::Names, hypervisor::Network, image::UserDataDelivery,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
+    access::Access,
     github::{Github, GithubGroup, GithubSource, OfGithub},
+    gitlab::{Gitlab, OfGitlab},
     guests::Guests,
     http::Http,
     hypervisor::{Libvirt, Qemu},
+    secret::SecretPlace,
     servo::Servo,
     tokens::TokenSection,
     units::{Period, Reach, Size},
@@ -28,6 +33,8 @@ pub(super) struct File {
     pub guests: Option<Guests>,
     #[serde(rename = "github")]
     pub githubs: Vec<Spanned<Github>>,
+    #[serde(rename = "gitlab")]
+    pub gitlabs: Vec<Spanned<Gitlab>>,
     pub servo: Option<Spanned<Servo>>,
     pub local: Local,
     pub log: Log,
@@ -109,6 +116,8 @@ pub(super) struct Profile {
     pub image: Image,
     pub vcpus: Option<u32>,
     pub memory: Spanned<Size>,
+    #[serde(default)]
+    pub huge_pages: bool,
     pub disk: Option<Spanned<Size>>,
     pub min_idle: Option<u32>,
     pub max: Option<u32>,
@@ -119,12 +128,42 @@ pub(super) struct Profile {
     pub start_timeout: Option<Period>,
     pub offline_timeout: Option<Period>,
     pub image_max_age: Option<Period>,
+    pub images_kept: Option<u32>,
     pub group: Option<GithubGroup>,
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,
+    pub exposed: Option<bool>,
+    pub runner_token: Option<Spanned<SecretPlace>>,
+    pub tags: Option<BTreeSet<Label>>,
+    pub description: Option<String>,
+    pub run_untagged: Option<bool>,
+    pub protected_only: Option<bool>,
+    pub maximum_timeout: Option<Period>,
+    pub gateway: Option<bool>,
+    pub deny: Option<Spanned<Names>>,
+    pub allow: Option<Spanned<Names>>,
 }
 
 impl Profile {
+    /// Who may use it.
+    pub fn access(&self) -> Access {
+        Access { deny: self.deny.clone(), allow: self.allow.clone() }
+    }
+
+    /// What it says of its GitLab.
+    pub fn of_gitlab(&self) -> OfGitlab {
+        OfGitlab {
+            exposed: self.exposed,
+            runner_token: self.runner_token.clone(),
+            tags: self.tags.clone(),
+            description: self.description.clone(),
+            run_untagged: self.run_untagged,
+            protected_only: self.protected_only,
+            maximum_timeout: self.maximum_timeout,
+            gateway: self.gateway,
+        }
+    }
+
     /// What it says of its GitHub.
     pub fn of_github(&self) -> OfGithub {
         OfGithub {
