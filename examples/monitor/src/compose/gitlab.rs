@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::secret;
 use crate::{
     config::{self, Config, GitlabPlace, SecretPlace},
+    guests::Contact,
     remote::{Delivered, Figures, Outside, Remote},
 };
 
@@ -287,6 +288,11 @@ impl Outside for Gitlab {
     fn deliver(&self, _: &HeaderMap, _: &[u8]) -> Delivered {
         let said = "a GitLab delivers nothing: it is asked for jobs".to_owned();
         Delivered { status: StatusCode::NOT_FOUND, said }
+    }
+
+    fn user_data(&self, secret: &Secret<String>, _: &Contact) -> Result<Secret<String>> {
+        // Its machines have nothing to ask this service for.
+        Ok(secret.clone())
     }
 
     fn figures(&self) -> Figures {

@@ -147,6 +147,7 @@ impl Rules {
         let servo = servo::access(request.method(), request.original_uri().path());
         let wanted = match (servo.filter(|_| self.servo), reads, self.reads) {
             (Some(Access::Open | Access::Proven), _, _) => None,
+            (Some(Access::Admin), _, _) => Some(Role::Admin),
             (Some(Access::Token), _, _) | (None, false, _) => Some(Role::Operate),
             (None, true, Reads::Token) if !is_open(request) => Some(Role::Read),
             (None, true, _) => None,

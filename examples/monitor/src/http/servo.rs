@@ -16,6 +16,7 @@ use super::{Shared, door::Pace, text};
 use crate::{config::ServoConfig, remote::Outside, seal::Seal};
 
 mod asked;
+mod overrides;
 mod pictures;
 mod show;
 mod take;
@@ -29,10 +30,12 @@ pub enum Access {
     Proven,
     /// Who has a token that may operate.
     Token,
+    /// Who has the administrator's token, or one like it.
+    Admin,
 }
 
 /// Every path: `*` stands for any one segment.
-const PATHS: [(&str, &[(Method, Access)]); 9] = [
+const PATHS: [(&str, &[(Method, Access)]); 10] = [
     ("/dashboard.json", &[(Method::GET, Access::Open)]),
     ("/dashboard.html", &[(Method::GET, Access::Open)]),
     ("/dashboard.txt", &[(Method::GET, Access::Open)]),
@@ -42,6 +45,14 @@ const PATHS: [(&str, &[(Method, Access)]); 9] = [
     ("/profile/*/screenshot.png", &[(Method::GET, Access::Open)]),
     ("/runner/*/screenshot.png", &[(Method::GET, Access::Open)]),
     ("/runner/*/screenshot/now", &[(Method::GET, Access::Open)]),
+    (
+        "/policy/override",
+        &[
+            (Method::GET, Access::Open),
+            (Method::POST, Access::Admin),
+            (Method::DELETE, Access::Admin),
+        ],
+    ),
 ];
 
 /// What the paths share.
@@ -84,6 +95,10 @@ impl Servo {
             .at("/profile/:key/screenshot.png", with(poem::get(pictures::of_build)))
             .at("/runner/:id/screenshot.png", with(poem::get(pictures::last)))
             .at("/runner/:id/screenshot/now", with(poem::get(pictures::now)))
+            .at(
+                "/policy/override",
+                with(poem::get(overrides::show).post(overrides::begin).delete(overrides::end)),
+            )
     }
 }
 
