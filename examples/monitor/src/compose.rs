@@ -123,7 +123,9 @@ pub async fn forges(config: &Config, data_dir: &Path, owner: &OwnerId) -> anyhow
     let mut forges = Remotes::new();
     for section in &config.githubs {
         let directory = forge_dir(data_dir, &section.name);
-        let remote = github::remote(section, &config.profiles, &directory, owner)
+        let proof = config.servo.as_ref().and_then(|servo| servo.proof.as_ref());
+        let proof = proof.filter(|proof| proof.forge == section.name);
+        let remote = github::remote(section, &config.profiles, proof, &directory, owner)
             .await
             .with_context(|| format!("could not prepare forge {}", section.name))?;
         forges.insert(section.name.clone(), remote);

@@ -26,6 +26,7 @@ mod hypervisor;
 mod numbers;
 mod place;
 mod secret;
+mod servo;
 mod tokens;
 pub mod units;
 
@@ -47,6 +48,7 @@ pub use hypervisor::{
 pub use place::ConfigError;
 use place::Source;
 pub use secret::SecretPlace;
+pub use servo::{ProofConfig, ProofRepository, ServoConfig, ServoServer};
 use units::Size;
 
 /// The configuration that is used when none is named, and that explains every key.
@@ -77,6 +79,8 @@ pub struct Config {
     pub githubs: Vec<GithubConfig>,
     /// The GitLabs that jobs are taken from.
     pub gitlabs: Vec<GitlabConfig>,
+    /// The interface of Servo's runner monitor. There is none, if none.
+    pub servo: Option<ServoConfig>,
     /// What the local queue takes on.
     pub local: LocalLimits,
     /// Where the process's own log goes.
@@ -170,6 +174,14 @@ impl Config {
             forges.serve(&source, base, (&key, span), &profile, said)?;
             profiles.push(profile);
         }
+        let githubs = forges.githubs.into_iter().map(|place| place.config);
+        let githubs: Vec<GithubConfig> = githubs.collect();
+        let servo = servo::servo(&source, base, &githubs, file.servo)?;
+        if let Some(host) = servo.as_ref().and_then(ServoConfig::host)
+            && (http.is_local() || !http.names.is_empty())
+        {
+            http.names.push(host.to_owned());
+        }
         let in_file_dir = |path: PathBuf| base.join(path);
         Ok(Self {
             http,
@@ -178,7 +190,8 @@ impl Config {
             cache_dir: file.data.cache.map(in_file_dir),
             hypervisor,
             guests,
-            githubs: forges.githubs.into_iter().map(|place| place.config).collect(),
+            githubs,
+            servo,
             gitlabs: forges
                 .gitlabs
                 .into_iter()

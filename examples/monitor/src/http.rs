@@ -11,9 +11,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    config::ServoConfig,
     metrics::{Meter, Metrics},
     reload::ConfigState,
     remote::Remotes,
+    seal::Seal,
     shells::Shells,
     tokens::TokenName,
 };
@@ -39,6 +41,7 @@ mod pool;
 mod problem;
 mod reservations;
 mod server;
+mod servo;
 pub mod shell;
 mod strict;
 mod text;
@@ -78,6 +81,7 @@ struct Inner {
     max_streams: usize,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
+    servo: Option<(ServoConfig, Seal)>,
     feed: Feed,
     history: History,
 }
@@ -110,6 +114,8 @@ pub struct Parts {
     pub streams: Arc<Semaphore>,
     /// Ends every stream.
     pub stop: CancellationToken,
+    /// The interface of Servo's monitor, and what seals its tokens.
+    pub servo: Option<(ServoConfig, Seal)>,
 }
 
 impl Shared {
@@ -133,6 +139,7 @@ impl Shared {
             max_streams: parts.max_streams,
             streams: parts.streams,
             stop: parts.stop,
+            servo: parts.servo,
         }))
     }
 
@@ -216,7 +223,12 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
     );
     let service = openapi::service(apis);
     let meter = shared.0.metrics.meter().clone();
-    Route::new()
+    let route = Route::new();
+    let route = match shared.0.servo.clone() {
+        Some((config, seal)) => servo::Servo::new(shared.clone(), config, seal).add_to(route),
+        None => route,
+    };
+    route
         .at("/", get(dashboard::page))
         .at(format!("{}:name", dashboard::PARTS), get(dashboard::part))
         .at("/healthz", get(health::healthz))

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
 use runner_core::{
-    Clock, EventLog, Forge, ForgeName, ProfileName, Result, Secret, Status,
+    Clock, Error, EventLog, Forge, ForgeName, ProfileName, Result, Secret, Status,
     event::What,
     plan::{Sight, Subject},
 };
@@ -38,10 +38,43 @@ pub struct Delivered {
     pub said: String,
 }
 
+/// What a workflow says of itself. None of it is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What it made up to identify its reservation.
+    pub unique_id: String,
+    /// The repository that it runs in.
+    pub repository: String,
+    /// The workflow run.
+    pub run: u64,
+}
+
+/// What a workflow has proven to be allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    /// Which kind of worker, if it says.
+    pub profile: Option<ProfileName>,
+    /// How many.
+    pub count: u32,
+}
+
+/// Why nothing is proven, in words that may be told to whoever asked.
+#[derive(Debug)]
+pub enum NotProven {
+    /// What it says cannot be.
+    Malformed(String),
+    /// It is not so, or not allowed.
+    Refused(String),
+    /// It wants more than it may have at one time.
+    TooMany(String),
+    /// It cannot be found out for now.
+    Failed(Error),
+}
+
 /// What the service asks of a forge elsewhere.
 ///
 /// # Contract
-/// All but [`stop`](Self::stop) answer from memory, at once, and never panic, whatever comes.
+/// All but [`prove`](Self::prove) and [`stop`](Self::stop) answer from memory, at once, and never panic, whatever comes.
 #[async_trait]
 pub trait Outside: Send + Sync + 'static {
     /// Whether it takes deliveries of a webhook.
@@ -54,7 +87,24 @@ pub trait Outside: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Invalid` for what a machine could not read.
-    fn user_data(&self, secret: &Secret<String>, contact: &Contact) -> Result<Secret<String>>;
+    fn user_data(
+        &self,
+        secret: &Secret<String>,
+        contact: &Contact,
+    ) -> runner_core::Result<Secret<String>>;
+
+    /// Asks the forge whether a workflow is what it says, and what it may have, by an artifact that only it can
+    /// have uploaded. Good once. `held` is how many workers its repository has already.
+    ///
+    /// # Errors
+    /// Why nothing is proven.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment; the proof may be used up then.
+    async fn prove(&self, claim: &Claim, held: u32) -> Result<Proven, NotProven> {
+        let _ = (claim, held);
+        Err(NotProven::Refused("this forge knows no proofs".to_owned()))
+    }
 
     /// The forge in numbers.
     fn figures(&self) -> Figures;

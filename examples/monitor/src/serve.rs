@@ -128,7 +128,7 @@ impl Service {
                 let url = section.url.clone().unwrap_or_else(|| format!("http://{address}"));
                 let (state, owner) = (told.subscribe(), owner.clone());
                 let data = data.path().to_owned();
-                let desk = Desk::open(section.clone(), url, data, owner, seal, state)?;
+                let desk = Desk::open(section.clone(), url, data, owner, seal.clone(), state)?;
                 Some((desk, listener, address))
             }
             None => None,
@@ -180,7 +180,8 @@ impl Service {
                 // Machines speak plain HTTP: whatever could vouch for this service is not known to them.
                 let plain = HttpConfig { tls: None, ..config.http.clone() };
                 let server = http::Server::new(listener, &plain)?;
-                let routes = guest::routes(guests.clone(), guest::Files::default());
+                let files = config.servo.as_ref().map(guest::Files::of).unwrap_or_default();
+                let routes = guest::routes(guests.clone(), files, &plain);
                 let serving = server.run(routes, stop.clone());
                 let served = async move {
                     let (served, ()) = tokio::join!(serving, guests.attend());
@@ -207,6 +208,7 @@ impl Service {
             max_streams: config.http.max_streams,
             streams,
             stop: stop.clone(),
+            servo: config.servo.clone().map(|servo| (servo, seal)),
         });
         let statuses = shown.subscribe();
         let attending =

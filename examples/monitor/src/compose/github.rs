@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use forge_github::{
     Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Group, Health,
     HttpTransport, Place, RepositoryName, ScaleSetListener, Scope, SecretFrom, SourceKind, Webhook,
+    artifact::{Claim, NoProof, NonceDirectory, Prover, ProverConfig, Refusal, RepositoryPolicy},
     budget::{Limits, Priority},
     downloads::RunnerVersion,
     guest, mark,
@@ -30,8 +31,8 @@ use crate::{
     config::{self, Config, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
     guests::Contact,
     remote::{
-        Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, MAX_DELIVERY_BYTES, Note,
-        Outside, Remote, SourceFigures,
+        self, Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, MAX_DELIVERY_BYTES,
+        NotProven, Note, Outside, Proven, Remote, SourceFigures,
     },
 };
 
@@ -92,6 +93,7 @@ pub(super) fn is_repository(section: &config::GithubConfig) -> bool {
 pub(super) async fn remote(
     section: &config::GithubConfig,
     profiles: &[Profile],
+    proof: Option<&config::ProofConfig>,
     directory: &Path,
     owner: &OwnerId,
 ) -> anyhow::Result<Remote> {
@@ -145,6 +147,13 @@ pub(super) async fn remote(
     let recovering = webhook.as_ref().zip(hook(section, &place)).map(|(webhook, hook)| {
         AbortOnDropHandle::new(tokio::spawn(recover(client.clone(), webhook.clone(), hook)))
     });
+    let prover = match proof {
+        Some(proof) => {
+            let used = Arc::new(NonceDirectory::new(directory.join("used-proofs")));
+            Some(Prover::new(prover(proof)?, Arc::new(client.clone()), http.clone(), used, clock))
+        }
+        None => None,
+    };
     let forge = Arc::new(GithubForge::start(client.clone(), github)?);
     let programs = Arc::new(Programs::open(program_versions(section)?, directory));
     let (asking, asked) = (programs.clone(), client.clone());
@@ -163,6 +172,7 @@ pub(super) async fn remote(
         stop,
         sessions: tokio::sync::Mutex::new(sessions),
         told: Mutex::new(None),
+        prover,
         _asking: AbortOnDropHandle::new(asking),
         _recovering: recovering,
     };
@@ -211,6 +221,21 @@ fn github(
     github.pace.demand.sweep_every = section.pace.sweep_every;
     github.pace.demand.job_deadline = section.pace.job_deadline;
     Ok(github)
+}
+
+fn prover(proof: &config::ProofConfig) -> Result<ProverConfig> {
+    let repositories = proof.repositories.iter().map(|repository| {
+        let policy = RepositoryPolicy {
+            most_workers: repository.most,
+            events: repository.events.clone(),
+            forks: repository.forks,
+        };
+        Ok((RepositoryName::new(repository.name.as_str())?, policy))
+    });
+    let mut prover = ProverConfig::new(repositories.collect::<Result<_>>()?);
+    prover.prefix.clone_from(&proof.prefix);
+    prover.longest_age = proof.max_age;
+    Ok(prover)
 }
 
 fn labels_of<'a>(
@@ -289,6 +314,8 @@ struct Github {
     sessions: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
     /// When the last note was made that was told, and how many were made then.
     told: Mutex<Option<(Timestamp, usize)>>,
+    /// Checks who reserves by an artifact.
+    prover: Option<Prover>,
     _asking: AbortOnDropHandle<()>,
     _recovering: Option<AbortOnDropHandle<()>>,
 }
@@ -331,6 +358,30 @@ impl Outside for Github {
             when_unheard: guest::WhenUnheard::default(),
         };
         guest::user_data(secret, Some(&monitor))
+    }
+
+    async fn prove(
+        &self,
+        claim: &remote::Claim,
+        held: u32,
+    ) -> std::result::Result<Proven, NotProven> {
+        let Some(prover) = &self.prover else {
+            return Err(NotProven::Refused("no repository may reserve by an artifact".to_owned()));
+        };
+        let run = claim.run.to_string();
+        let claim = match Claim::parse(&claim.unique_id, &claim.repository, &run) {
+            Ok(claim) => claim,
+            Err(refusal) => return Err(NotProven::Malformed(refusal.to_string())),
+        };
+        match prover.prove(&claim, held).await {
+            Ok(proof) => Ok(Proven { profile: proof.profile, count: proof.count }),
+            Err(NoProof::Refused(refusal)) => Err(match refusal {
+                Refusal::Malformed(why) => NotProven::Malformed(why),
+                Refusal::TooMany { .. } => NotProven::TooMany(refusal.to_string()),
+                refusal => NotProven::Refused(refusal.to_string()),
+            }),
+            Err(NoProof::Failed(error)) => Err(NotProven::Failed(error)),
+        }
     }
 
     fn figures(&self) -> Figures {

@@ -16,6 +16,7 @@ use super::{
     http::Http,
     hypervisor::{Libvirt, Qemu},
     secret::SecretPlace,
+    servo::Servo,
     tokens::TokenSection,
     units::{Period, Reach, Size},
 };
@@ -34,6 +35,7 @@ pub(super) struct File {
     pub githubs: Vec<Spanned<Github>>,
     #[serde(rename = "gitlab")]
     pub gitlabs: Vec<Spanned<Gitlab>>,
+    pub servo: Option<Spanned<Servo>>,
     pub local: Local,
     pub log: Log,
     pub pace: Pace,

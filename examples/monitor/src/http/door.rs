@@ -12,7 +12,8 @@ use poem::{
 use super::{
     contract::Contract,
     problem::{self, Problem},
-    webhooks,
+    servo::{self, Access},
+    text, webhooks,
 };
 use crate::{
     config::{Config, GuestsConfig, Reads},
@@ -24,7 +25,7 @@ mod names;
 mod pace;
 mod roles;
 
-use body::Guard;
+pub use body::Guard;
 use names::Names;
 pub use pace::Pace;
 pub use roles::{Admin, Operate};
@@ -59,6 +60,8 @@ struct Rules {
     tokens: Tokens,
     contract: Contract,
     machines: Option<GuestsConfig>,
+    /// Whether the interface of Servo's monitor is there.
+    servo: bool,
 }
 
 impl Door {
@@ -78,6 +81,7 @@ impl Door {
             tokens: tokens.into(),
             contract: Contract::of_api(),
             machines: config.guests.clone(),
+            servo: config.servo.is_some(),
         }))
     }
 
@@ -87,6 +91,7 @@ impl Door {
         endpoint: Arc<E>,
         mut request: Request,
     ) -> poem::Result<Response> {
+        let is_servo = self.0.servo && servo::allow(request.original_uri().path()).is_some();
         let mut response = match self.0.admit(&mut request) {
             Err(refusal) => {
                 discard(&mut request).await;
@@ -94,6 +99,10 @@ impl Door {
             }
             Ok(()) => self.0.answer(endpoint, request).await,
         };
+        if is_servo {
+            // Its clients are scripts, which show what they are told.
+            response = text::of_response(response).await;
+        }
         let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
         let headers = response.headers_mut();
         if unauthorized {
@@ -136,10 +145,13 @@ impl Rules {
             }
         }
         let holder = self.holder(request)?;
-        let wanted = match (reads, self.reads) {
-            (false, _) => Some(Role::Operate),
-            (true, Reads::Token) if !is_open(request) => Some(Role::Read),
-            (true, _) => None,
+        let servo = servo::access(request.method(), request.original_uri().path());
+        let wanted = match (servo.filter(|_| self.servo), reads, self.reads) {
+            (Some(Access::Open | Access::Proven), _, _) => None,
+            (Some(Access::Admin), _, _) => Some(Role::Admin),
+            (Some(Access::Token), _, _) | (None, false, _) => Some(Role::Operate),
+            (None, true, Reads::Token) if !is_open(request) => Some(Role::Read),
+            (None, true, _) => None,
         };
         if let Some(wanted) = wanted {
             roles::check(holder.as_ref(), wanted)?;
@@ -184,7 +196,8 @@ impl Rules {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-            let allow = self.contract.allow(&path);
+            let of_servo = servo::allow(&path).filter(|_| self.servo);
+            let allow = of_servo.unwrap_or_else(|| self.contract.allow(&path));
             response = if method == Method::OPTIONS {
                 StatusCode::NO_CONTENT.into_response()
             } else {
@@ -215,7 +228,8 @@ fn is_open(request: &Request) -> bool {
     OPEN.contains(&path) || path.starts_with(PAGE_FILES)
 }
 
-fn address(request: &Request) -> IpAddr {
+/// Who sends a request, as far as this service sees.
+pub fn address(request: &Request) -> IpAddr {
     let address = request.remote_addr().as_socket_addr().map(|address| address.ip());
     address.unwrap_or(IpAddr::from([0, 0, 0, 0])).to_canonical()
 }

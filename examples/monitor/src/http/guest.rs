@@ -10,20 +10,22 @@ use poem::{
     endpoint::StaticFilesEndpoint,
     get, handler,
     http::{HeaderValue, Method, StatusCode, header},
-    middleware::SizeLimit,
     web::Data,
 };
 use runner_core::error::chain;
 
-use super::{door::Pace, text};
-use crate::guests::Guests;
+use super::{
+    door::{Guard, Pace},
+    text,
+};
+use crate::{
+    config::{HttpConfig, ServoConfig},
+    guests::Guests,
+};
 
 mod known;
 
 pub use known::Guest;
-
-/// The largest body that is read, in bytes.
-const MOST_BODY_BYTES: usize = 64 << 10;
 
 /// What is served as it is, in directories.
 #[derive(Debug, Clone, Default)]
@@ -34,11 +36,18 @@ pub struct Files {
     pub cache: Option<PathBuf>,
 }
 
+impl Files {
+    /// Those of Servo's interface.
+    pub fn of(servo: &ServoConfig) -> Self {
+        Self { image_deps: servo.image_deps.clone(), cache: servo.cache.clone() }
+    }
+}
+
 /// Below these paths, whoever is in a network of machines' needs no further proof.
 const FILES: [&str; 2] = ["/image-deps/", "/cache/"];
 
 /// Every path that machines are served at.
-pub fn routes(guests: Guests, files: Files) -> impl Endpoint {
+pub fn routes(guests: Guests, files: Files, http: &HttpConfig) -> impl Endpoint + use<> {
     let mut route = Route::new().at("/github-jitconfig", get(jit_config)).at("/boot", get(boot));
     for (path, directory) in [("/image-deps", files.image_deps), ("/cache", files.cache)] {
         if let Some(directory) = directory {
@@ -48,9 +57,10 @@ pub fn routes(guests: Guests, files: Files) -> impl Endpoint {
     let rate = guests.config().rate;
     let fence = Arc::new(Fence {
         pace: rate.map(|rate| Pace::new(rate, "asks for more", "rate in [guests]")),
+        body: Guard::of_machines(http),
         guests: guests.clone(),
     });
-    route.with(SizeLimit::new(MOST_BODY_BYTES)).data(guests).around(move |endpoint, request| {
+    route.data(guests).around(move |endpoint, request| {
         let fence = fence.clone();
         async move { Ok(fence.pass(endpoint, request).await) }
     })
@@ -59,6 +69,7 @@ pub fn routes(guests: Guests, files: Files) -> impl Endpoint {
 /// What every request passes.
 struct Fence {
     guests: Guests,
+    body: Guard,
     pace: Option<Pace>,
 }
 
@@ -67,10 +78,15 @@ impl Fence {
         let (method, path) = (request.method().clone(), request.original_uri().path().to_owned());
         let mut response = match self.admit(&mut request).await {
             Err(refusal) => *refusal,
-            Ok(()) => match endpoint.call(request).await {
-                Ok(output) => text::of_response(output.into_response()).await,
-                Err(error) => text::of_error(error),
-            },
+            Ok(()) => {
+                let cut = self.body.guard(&mut request);
+                let answer = endpoint.call(request).await;
+                match (cut.why(), answer) {
+                    (Some(why), _) => text::of(why),
+                    (None, Ok(output)) => text::of_response(output.into_response()).await,
+                    (None, Err(error)) => text::of_error(error),
+                }
+            }
         };
         if !matches!(method, Method::GET | Method::HEAD) || response.status().is_client_error() {
             let status = response.status().as_u16();
@@ -83,8 +99,10 @@ impl Fence {
     }
 
     async fn admit(&self, request: &mut Request) -> Result<(), Box<Response>> {
+        self.body.check(request).map_err(|problem| Box::new(text::of(problem)))?;
         let from = known::address(request, &self.guests.config().proxies);
-        let from = from.map_err(|problem| text::refusal(StatusCode::BAD_REQUEST, problem))?;
+        let from =
+            from.map_err(|problem| Box::new(text::refusal(StatusCode::BAD_REQUEST, problem)))?;
         if let (Some(pace), Some(address)) = (&self.pace, from) {
             match pace.check(address) {
                 Ok(()) => (),
