@@ -2,6 +2,7 @@
 #
 #   BACKEND=libvirt        demo and serve use libvirt, one of their own, instead of QEMU itself (default: qemu)
 #   FORGE=github-fake      demo has its job from a GitHub, a fake one on this machine (default: the local queue)
+#   FORGE=gitlab-fake      demo has its jobs from a GitLab, likewise
 #   DATA=DIR               where demo and serve keep things (default: cache/demo, cache/serve)
 #   PORT=N                 where serve listens on 127.0.0.1 (default: 8000)
 #   MONITOR_API_TOKEN=…    the token of the API (default: generated into DATA/api-token, mode 0600)
@@ -15,7 +16,7 @@ help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: install-$(BACKEND) ## Run a sample job in a fresh virtual machine, then leave nothing behind
-	@scripts/demo$(if $(filter github-fake,$(FORGE)),-github)
+	@scripts/demo$(patsubst %-fake,-%,$(filter github-fake gitlab-fake,$(FORGE)))
 
 serve: install-$(BACKEND) ## The same, and stay up on 127.0.0.1:8000
 	@scripts/serve

@@ -117,6 +117,16 @@ pub struct ImageRule {
     pub profile: ProfileName,
 }
 
+impl ImageRule {
+    /// Refuses patterns that cannot be read.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the pattern.
+    pub fn check(&self) -> Result<()> {
+        crate::images::Images::new(std::slice::from_ref(self)).map(drop)
+    }
+}
+
 /// How much and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -180,6 +190,7 @@ impl GitlabConfig {
     /// # Errors
     /// `Invalid` naming the field and the rule.
     pub fn check(&self) -> Result<()> {
+        self.check_address()?;
         self.access.check()?;
         if !self.builds_dir.starts_with('/') || self.builds_dir.len() < 2 {
             return Err(Error::invalid("builds_dir", "use an absolute path in the guest"));
@@ -210,7 +221,22 @@ impl GitlabConfig {
         Ok(())
     }
 
-    pub(crate) fn profile(&self, name: &ProfileName) -> Option<&ProfileConfig> {
-        self.profiles.iter().find(|profile| profile.profile == *name)
+    /// Refuses an address that cannot work or is not safe.
+    ///
+    /// # Errors
+    /// `Invalid`, with the way out.
+    pub fn check_address(&self) -> Result<()> {
+        let refuse = |reason: &str| Err(Error::invalid("the address of GitLab", reason));
+        match self.url.scheme() {
+            "https" => (),
+            "http" if self.allow_http => (),
+            "http" => return refuse("tokens would travel in the clear: use https, or allow_http"),
+            _ => return refuse("use https"),
+        }
+        let is_anonymous = self.url.username().is_empty() && self.url.password().is_none();
+        if self.url.host().is_none() || !is_anonymous {
+            return refuse("name a host, and nobody's account");
+        }
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //! waiting, for which it makes machines. A job that access rules refuse never gets that far.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,17 +20,22 @@ use runner_core::{
         ForgeCapabilities, QueuedJob, Registration, Runner as Listed, RunnerSpec, RunnerStatus,
     },
 };
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
 use crate::{
     client::Client,
     config::GitlabConfig,
     driver, files,
-    images::Images,
     job::{LiveJob, Progress, Wish},
+    news::News,
+    operate::Paused,
     poll,
     runners::{self, Tokens},
     state::{Row, Runner, State},
+    terms::Terms,
     trace,
     update::{Reason, Verdict},
 };
@@ -41,15 +46,38 @@ use crate::{
 /// then is on disk, and goes on with the next one that is opened on the same directory.
 #[derive(Clone)]
 pub struct GitlabForge {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     /// Ends the background with the last clone.
-    _background: Arc<Background>,
+    pub(crate) background: Arc<Background>,
 }
 
 /// What works for a forge until its last clone is dropped.
-struct Background {
+pub(crate) struct Background {
     inner: Arc<Inner>,
-    _tasks: JoinSet<()>,
+    tasks: Mutex<JoinSet<()>>,
+    /// The profiles for which somebody asks for jobs.
+    asked: Mutex<BTreeSet<ProfileName>>,
+}
+
+impl Background {
+    fn begin(inner: Arc<Inner>) -> Self {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(runners::administer(inner.clone()));
+        let background = Self { inner, tasks: Mutex::new(tasks), asked: Mutex::default() };
+        background.ask_for_all();
+        background
+    }
+
+    /// Has jobs asked for of every profile that is new.
+    pub(crate) fn ask_for_all(&self) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for profile in &self.inner.terms().profiles {
+            if asked.insert(profile.profile.clone()) {
+                tasks.spawn(poll::poll(self.inner.clone(), profile.profile.clone()));
+            }
+        }
+    }
 }
 
 impl Drop for Background {
@@ -60,18 +88,20 @@ impl Drop for Background {
 }
 
 pub(crate) struct Inner {
+    /// As it was opened. What of it may change since is in `terms`.
     pub config: GitlabConfig,
+    pub terms: watch::Sender<Arc<Terms>>,
     pub client: Client,
     pub clock: Clock,
-    pub images: Images,
     pub system_id: String,
     pub hint: Hint,
     /// There may be room for a job that was none before.
     pub room: Notify,
     pub tokens: Tokens,
-    pub paused: tokio::sync::watch::Sender<bool>,
+    pub paused: watch::Sender<Paused>,
+    pub news: News,
     state: Mutex<State>,
-    health: Mutex<BTreeMap<ProfileName, Health>>,
+    pub health: Mutex<BTreeMap<ProfileName, Health>>,
     /// Those who attend to jobs.
     attendants: Mutex<JoinSet<()>>,
 }
@@ -103,14 +133,15 @@ impl GitlabForge {
         }
         let state = State::load(&config.state_dir, config.limits.trace_bytes)?;
         let inner = Arc::new(Inner {
+            terms: watch::channel(Arc::new(Terms::new(&config)?)).0,
             client: Client::new(&config)?,
             clock,
-            images: Images::new(&config.images)?,
             system_id: files::system_id(&config.state_dir)?,
             hint: Hint::default(),
             room: Notify::new(),
             tokens: Tokens::load(&config)?,
-            paused: tokio::sync::watch::channel(false).0,
+            paused: watch::channel(Paused::default()).0,
+            news: News::default(),
             state: Mutex::new(state),
             health: Mutex::default(),
             attendants: Mutex::default(),
@@ -121,29 +152,8 @@ impl GitlabForge {
             inner.take_up(&job)?;
             inner.attend(job);
         }
-        let mut tasks = JoinSet::new();
-        tasks.spawn(runners::administer(inner.clone()));
-        for profile in inner.config.profiles.iter().filter(|profile| profile.exposed) {
-            tasks.spawn(poll::poll(inner.clone(), profile.profile.clone()));
-        }
-        let background = Background { inner: inner.clone(), _tasks: tasks };
-        Ok(Self { inner, _background: Arc::new(background) })
-    }
-
-    /// Stops asking for jobs, or goes on. Those in hand are not affected; a question that GitLab holds already
-    /// may still bring one.
-    pub fn pause(&self, paused: bool) {
-        self.inner.paused.send_replace(paused);
-    }
-
-    /// How it is going with each profile's runner at GitLab.
-    pub fn health(&self) -> BTreeMap<ProfileName, Health> {
-        let health = self.inner.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let exposed = self.inner.config.profiles.iter().filter(|profile| profile.exposed);
-        exposed
-            .map(|p| &p.profile)
-            .map(|name| (name.clone(), health.get(name).cloned().unwrap_or(Health::Unregistered)))
-            .collect()
+        let background = Arc::new(Background::begin(inner.clone()));
+        Ok(Self { inner, background })
     }
 }
 
@@ -153,15 +163,31 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn terms(&self) -> Arc<Terms> {
+        self.terms.borrow().clone()
+    }
+
     pub(crate) fn set_health(&self, profile: &ProfileName, health: Health) {
         let mut all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let before = all.insert(profile.clone(), health.clone());
         if before.as_ref() == Some(&health) {
             return;
         }
+        let was_troubled = matches!(before, Some(Health::Troubled(_)));
         match health {
-            Health::Troubled(why) => tracing::warn!(%profile, why, "GitLab gives no jobs."),
-            Health::Well => tracing::info!(%profile, "GitLab is asked for jobs."),
+            Health::Troubled(why) => {
+                // Other words for the same trouble are no news.
+                if !was_troubled {
+                    self.news.tell(format!("it gives no jobs to profile {profile}: {why}"));
+                }
+                tracing::warn!(%profile, why, "GitLab gives no jobs.");
+            }
+            Health::Well => {
+                if was_troubled {
+                    self.news.tell(format!("it is asked for jobs of profile {profile} again"));
+                }
+                tracing::info!(%profile, "GitLab is asked for jobs.");
+            }
             Health::Unregistered => (),
         }
     }

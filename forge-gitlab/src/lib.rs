@@ -7,10 +7,11 @@
 //!
 //! # In which order to read
 //!
-//! [`config`](GitlabConfig) is what an operator decides. A job's way is `poll`, which asks with `jobs` and
-//! has a `payload`; `job`, which keeps it on disk; `trace` and `update`, which tell GitLab of it; `driver`
-//! and `run`, which see it through in the guest, in the order of `stages`, with `sources`, `script`, `cache`
-//! and `artifacts`. `runners` looks after the registrations at GitLab.
+//! [`config`](GitlabConfig) is what an operator decides; what of it may change later is in `terms`, and
+//! `operate` changes it. A job's way is `poll`, which asks with `jobs` and has a `payload`; `job`, which keeps
+//! it on disk; `trace` and `update`, which tell GitLab of it; `driver` and `run`, which see it through in the
+//! guest, in the order of `stages`, with `sources`, `script`, `cache` and `artifacts`. `runners` looks after
+//! the registrations at GitLab.
 //!
 //! # What outlives the process
 //!
@@ -29,6 +30,7 @@ mod client;
 mod config;
 mod driver;
 mod error;
+mod examine;
 mod export;
 mod files;
 mod forge;
@@ -37,6 +39,8 @@ mod job;
 mod jobs;
 mod luggage;
 mod mask;
+mod news;
+mod operate;
 mod patterns;
 mod payload;
 mod poll;
@@ -47,10 +51,12 @@ mod sections;
 mod sources;
 mod stages;
 mod state;
+mod terms;
 mod trace;
 mod update;
 mod variables;
 
 pub use config::{Administration, GitlabConfig, ImageRule, Limits, Place, ProfileConfig};
+pub use examine::{Finding, examine};
 pub use export::config_toml;
 pub use forge::{GitlabForge, Health};

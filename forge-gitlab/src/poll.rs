@@ -12,6 +12,7 @@ use crate::{
     job::LiveJob,
     jobs::{Asked, Asker},
     payload::Payload,
+    terms::Terms,
     update::{self, Reason, Updated, Verdict},
 };
 
@@ -59,19 +60,21 @@ pub(crate) async fn poll(inner: Arc<Inner>, profile: ProfileName) {
 }
 
 async fn wait_for_room(inner: &Inner, profile: &ProfileName) {
-    let mut paused = inner.paused.subscribe();
+    let (mut paused, mut terms) = (inner.paused.subscribe(), inner.terms.subscribe());
     loop {
         // Listen before looking, so that nothing falls between.
         let room = inner.room.notified();
         let mut room = std::pin::pin!(room);
         room.as_mut().enable();
-        let is_paused = *paused.borrow_and_update();
-        if !is_paused && inner.state().has_room(profile, inner.config.limits.ahead) {
+        let is_paused = paused.borrow_and_update().holds(profile);
+        let is_offered = terms.borrow_and_update().offers(profile);
+        if is_offered && !is_paused && inner.state().has_room(profile, inner.config.limits.ahead) {
             return;
         }
         tokio::select! {
             () = room => (),
             _ = paused.changed() => (),
+            _ = terms.changed() => (),
         }
     }
 }
@@ -103,12 +106,13 @@ async fn accept(
     payload: Payload,
     body: &[u8],
 ) -> Result<()> {
-    let choice = inner.images.choose(&payload);
+    let terms = inner.terms();
+    let choice = terms.images.choose(&payload);
     let profile = match &choice {
         Choice::Profile(profile) => profile.clone(),
         Choice::AsAsked | Choice::NoServices => came_by.clone(),
     };
-    let refusal = refusal(inner, &profile, &payload, &choice);
+    let refusal = refusal(&terms, &profile, &payload, &choice);
     let (id, project) = (payload.id, payload.job_info.project_id);
     let jobs = inner.config.state_dir.join("jobs");
     let limit = inner.config.limits.trace_bytes;
@@ -139,6 +143,7 @@ async fn accept(
         None => Ok(()),
         Some((line, reason)) => {
             tracing::info!(job = id, project, line, "Refused a job.");
+            inner.news.tell(format!("job {id} was refused: {line}"));
             job.change(|progress, text| {
                 end(progress, text, Verdict::Failed { reason, exit_code: None }, Some(&line));
             })
@@ -155,17 +160,17 @@ async fn accept(
 
 /// Why a job may not run here, if so.
 fn refusal(
-    inner: &Inner,
+    terms: &Terms,
     profile: &ProfileName,
     payload: &Payload,
     choice: &Choice,
 ) -> Option<(String, Reason)> {
-    let Some(config) = inner.config.profile(profile) else {
+    let Some(config) = terms.profile(profile) else {
         let line = format!("profile {profile}, which serves its image, is not on offer here");
         return Some((line, Reason::RunnerConfigurationError));
     };
     let requester = payload.requester();
-    let decision = access::decide(&config.access, &inner.config.access, requester);
+    let decision = access::decide(&config.access, &terms.access, requester);
     if !decision.allowed {
         let who = requester.user.unwrap_or("somebody unknown");
         let what = requester.project.unwrap_or("an unknown project");

@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -26,6 +26,7 @@ use crate::{
     error::refused,
     files,
     forge::{Health, Inner},
+    terms::Terms,
 };
 
 /// How long before its end a token is renewed.
@@ -53,27 +54,26 @@ impl Kept {
 
 /// The tokens with which jobs are asked for.
 pub(crate) struct Tokens {
-    by_profile: BTreeMap<ProfileName, watch::Sender<Option<Secret<String>>>>,
+    by_profile: Mutex<BTreeMap<ProfileName, watch::Sender<Option<Secret<String>>>>>,
     doubt: Notify,
 }
 
 impl Tokens {
     /// Those that were named, and those that a predecessor was given.
     pub(crate) fn load(config: &GitlabConfig) -> Result<Self> {
-        let mut by_profile = BTreeMap::new();
-        for profile in &config.profiles {
-            let token = kept_token(config, profile)?.map(|(_, token)| token);
-            by_profile.insert(profile.profile.clone(), watch::channel(token).0);
-        }
-        Ok(Self { by_profile, doubt: Notify::new() })
+        let tokens = Self { by_profile: Mutex::default(), doubt: Notify::new() };
+        tokens.take_named(config, &config.profiles)?;
+        Ok(tokens)
+    }
+
+    fn of(&self, profile: &ProfileName) -> watch::Sender<Option<Secret<String>>> {
+        let mut all = self.by_profile.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(profile.clone()).or_insert_with(|| watch::channel(None).0).clone()
     }
 
     /// A profile's token; waits until there is one.
     pub(crate) async fn token(&self, profile: &ProfileName) -> Secret<String> {
-        let Some(sender) = self.by_profile.get(profile) else {
-            return std::future::pending().await;
-        };
-        let mut tokens = sender.subscribe();
+        let mut tokens = self.of(profile).subscribe();
         loop {
             let token = tokens.borrow_and_update().clone();
             if let Some(token) = token {
@@ -86,13 +86,33 @@ impl Tokens {
 
     /// GitLab does not know a profile's token: verify it soon.
     pub(crate) fn doubt(&self, _profile: &ProfileName) {
+        self.look_again();
+    }
+
+    /// Looks after all runners soon.
+    pub(crate) fn look_again(&self) {
         self.doubt.notify_one();
     }
 
-    fn set(&self, profile: &ProfileName, token: Option<String>) {
-        if let Some(sender) = self.by_profile.get(profile) {
-            sender.send_replace(token.map(Secret::new));
+    /// Takes on the tokens that profiles name now, or do not name any more.
+    pub(crate) fn take_named(
+        &self,
+        config: &GitlabConfig,
+        profiles: &[ProfileConfig],
+    ) -> Result<()> {
+        for profile in profiles {
+            let token = kept_token(config, profile)?.map(|(_, token)| token.expose().clone());
+            self.set(&profile.profile, token);
         }
+        Ok(())
+    }
+
+    fn set(&self, profile: &ProfileName, token: Option<String>) {
+        self.of(profile).send_if_modified(|now| {
+            let changes = now.as_ref().map(Secret::expose) != token.as_ref();
+            *now = token.map(Secret::new);
+            changes
+        });
     }
 }
 
@@ -114,12 +134,16 @@ pub(crate) fn kept_token(
 
 /// Looks after the runners for the life of the forge.
 pub(crate) async fn administer(inner: Arc<Inner>) {
-    let Some(administration) = inner.config.administration.clone() else {
-        return;
-    };
-    let admin = Admin { inner: &inner, administration: &administration };
     loop {
-        admin.look_at_all().await;
+        let terms = inner.terms();
+        if let Some(administration) = &terms.administration {
+            let admin = Admin { inner: &inner, terms: &terms, administration };
+            admin.look_at_all().await;
+        }
+        // What was looked after on other terms may have put a token in the place of one that is named.
+        if let Err(error) = inner.tokens.take_named(&inner.config, &inner.terms().profiles) {
+            tracing::error!(error = chain(&error), "A token that is kept cannot be read.");
+        }
         tokio::select! {
             () = tokio::time::sleep(inner.config.limits.verify_interval) => (),
             () = inner.tokens.doubt.notified() => (),
@@ -129,6 +153,7 @@ pub(crate) async fn administer(inner: Arc<Inner>) {
 
 struct Admin<'a> {
     inner: &'a Inner,
+    terms: &'a Terms,
     administration: &'a Administration,
 }
 
@@ -142,7 +167,8 @@ enum Verified {
 impl Admin<'_> {
     async fn look_at_all(&self) {
         let config = &self.inner.config;
-        for profile in config.profiles.iter().filter(|profile| profile.token.is_none()) {
+        let profiles = self.terms.profiles.iter();
+        for profile in profiles.filter(|profile| profile.token.is_none()) {
             let wanted = profile.exposed && self.administration.expose_runners;
             let outcome = match wanted {
                 true => self.keep(profile).await,
@@ -159,7 +185,7 @@ impl Admin<'_> {
         // Profiles that are not in the configuration any more.
         let kept = files::names(&config.state_dir.join("tokens")).unwrap_or_default();
         for name in kept.iter().filter_map(|name| ProfileName::new(name).ok()) {
-            if config.profile(&name).is_none_or(|profile| profile.token.is_some())
+            if self.terms.profile(&name).is_none_or(|profile| profile.token.is_some())
                 && let Err(error) = self.retire(&name).await
             {
                 tracing::warn!(profile = %name, why = chain(&error), "A runner could not be removed.");
@@ -174,6 +200,7 @@ impl Admin<'_> {
         let kept = match kept {
             Some(kept) if kept.place != self.administration.place => {
                 tracing::info!(profile = %profile.profile, runner = kept.id, "The runner moves.");
+                self.tell(&profile.profile, kept.id, "moves to another place");
                 self.retire(&profile.profile).await?;
                 None
             }
@@ -185,6 +212,7 @@ impl Admin<'_> {
                 Verified::No => {
                     let runner = kept.id;
                     tracing::info!(profile = %profile.profile, runner, "The runner was deleted at GitLab: creating it anew.");
+                    self.tell(&profile.profile, runner, "was deleted at GitLab; another is made");
                     files::remove(&path)?;
                     self.inner.tokens.set(&profile.profile, None);
                     None
@@ -236,6 +264,10 @@ impl Admin<'_> {
         self.remove_forgotten(profile).await?;
         let doing = "create a runner";
         let mut body = self.wanted(profile);
+        if let Some(fields) = body.as_object_mut() {
+            // GitLab's description has no null where nothing was set yet.
+            fields.retain(|_, value| !value.is_null());
+        }
         body["maintenance_note"] = self.mark(&profile.profile).into();
         body["locked"] = matches!(self.administration.place, Place::Project(_)).into();
         match self.administration.place {
@@ -272,6 +304,7 @@ impl Admin<'_> {
         };
         files::write_json(&path(&self.inner.config, &profile.profile), &kept)?;
         tracing::info!(profile = %profile.profile, runner = kept.id, "Created a runner at GitLab.");
+        self.tell(&profile.profile, kept.id, "was created");
         self.inner.tokens.set(&profile.profile, Some(kept.token));
         Ok(())
     }
@@ -331,6 +364,8 @@ impl Admin<'_> {
         if !reply.status.is_success() {
             return Err(refused("correct a runner", &reply));
         }
+        let done = format!("differed and was corrected: {}", fields.join(", "));
+        self.tell(&profile.profile, kept.id, &done);
         Ok(())
     }
 
@@ -364,10 +399,18 @@ impl Admin<'_> {
                 return Err(refused(doing, &reply));
             }
             tracing::info!(%profile, runner = kept.id, "Removed a runner at GitLab.");
+            self.tell(profile, kept.id, "was removed");
         }
         files::remove(&path)?;
-        self.inner.tokens.set(profile, None);
+        // One that was named instead stays.
+        if self.terms.profile(profile).is_none_or(|profile| profile.token.is_none()) {
+            self.inner.tokens.set(profile, None);
+        }
         Ok(())
+    }
+
+    fn tell(&self, profile: &ProfileName, runner: u64, what: &str) {
+        self.inner.news.tell(format!("runner {runner} of profile {profile} {what}"));
     }
 
     async fn delete(&self, id: u64) -> Result<()> {

@@ -22,6 +22,7 @@ mod doctor;
 mod events;
 mod explain;
 mod follow;
+mod gitlab_runner_config;
 mod hold;
 mod images;
 mod jobs;
@@ -122,6 +123,8 @@ enum Command {
     Put(copy::PutArgs),
     /// Read a file of a machine
     Get(copy::GetArgs),
+    /// Print a config.toml for the official gitlab-runner, with the tokens of the runners at a GitLab
+    GitlabRunnerConfig(gitlab_runner_config::GitlabRunnerConfigArgs),
     /// Print the API's OpenAPI document
     Openapi,
 }
@@ -176,6 +179,9 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Shell(args) => (shell::shell(args).await, INTERRUPTED),
         Command::Put(args) => (copy::put(args).await, FAILED),
         Command::Get(args) => (copy::get(args).await, FAILED),
+        Command::GitlabRunnerConfig(args) => {
+            (gitlab_runner_config::gitlab_runner_config(args), FAILED)
+        }
         Command::Openapi => (openapi::openapi(), FAILED),
     };
     match done {

@@ -8,8 +8,11 @@ use std::{
 use anyhow::Context;
 use backend_qemu::{Accel, ImageConfig, ImageStore, QemuConfig, QemuHypervisor};
 use runner_core::{
-    Hypervisor, ImageBuilder, OwnerId, ProfileName, Result, hypervisor::HypervisorCapabilities,
+    ForgeName, Hypervisor, ImageBuilder, OwnerId, ProfileName, Result,
+    hypervisor::HypervisorCapabilities,
 };
+
+pub use forge_gitlab::Finding as GitlabFinding;
 
 use crate::{
     config::{self, Config, HypervisorKind},
@@ -19,6 +22,8 @@ use crate::{
 };
 
 mod github;
+mod gitlab;
+mod secret;
 
 pub use github::{GithubHook, GithubSurvey, HourlyLimit};
 
@@ -117,13 +122,25 @@ pub async fn backends(
 pub async fn forges(config: &Config, data_dir: &Path, owner: &OwnerId) -> anyhow::Result<Remotes> {
     let mut forges = Remotes::new();
     for section in &config.githubs {
-        let directory = data_dir.join("forges").join(section.name.as_str());
+        let directory = forge_dir(data_dir, &section.name);
         let remote = github::remote(section, &config.profiles, &directory, owner)
             .await
             .with_context(|| format!("could not prepare forge {}", section.name))?;
         forges.insert(section.name.clone(), remote);
     }
+    for section in &config.gitlabs {
+        let directory = forge_dir(data_dir, &section.name);
+        let remote = gitlab::remote(section, &directory, owner)
+            .await
+            .with_context(|| format!("could not prepare forge {}", section.name))?;
+        forges.insert(section.name.clone(), remote);
+    }
     Ok(forges)
+}
+
+/// Where a forge keeps what it must not forget.
+fn forge_dir(data_dir: &Path, forge: &ForgeName) -> PathBuf {
+    data_dir.join("forges").join(forge.as_str())
 }
 
 /// Whether GitHub can be asked for what a configuration says.
@@ -166,6 +183,46 @@ pub async fn survey_github(section: &config::GithubConfig) -> Result<GithubSurve
 /// Whether a version of GitHub's runner program is older than another.
 pub fn is_older_runner(version: &str, newest: &str) -> bool {
     github::is_older(version, newest)
+}
+
+/// Whether there can be a GitLab at an address.
+///
+/// # Errors
+/// Why not, and the way out.
+pub fn check_gitlab(url: &str, allow_http: bool) -> Result<(), String> {
+    gitlab::check(url, allow_http)
+}
+
+/// Whether a rule for images can be read.
+///
+/// # Errors
+/// `Invalid`, naming the pattern.
+pub fn check_gitlab_image(rule: &config::GitlabImage) -> Result<()> {
+    gitlab::check_image(rule)
+}
+
+/// A `config.toml` for the official `gitlab-runner`, with the runners that the service in `data_dir` keeps at a
+/// GitLab. Their tokens are in it.
+///
+/// # Errors
+/// When a token cannot be read.
+pub fn gitlab_config_toml(
+    section: &config::GitlabConfig,
+    data_dir: &Path,
+    executor: &str,
+) -> anyhow::Result<String> {
+    gitlab::config_toml(section, &forge_dir(data_dir, &section.name), executor)
+}
+
+/// Looks whether a GitLab can be used, asking it only.
+///
+/// # Errors
+/// When a secret or the authorities cannot be read.
+pub async fn examine_gitlab(
+    section: &config::GitlabConfig,
+    data_dir: &Path,
+) -> anyhow::Result<Vec<GitlabFinding>> {
+    gitlab::examine(section, &forge_dir(data_dir, &section.name)).await
 }
 
 /// Whether libvirt can be asked for what a configuration says.

@@ -17,19 +17,27 @@ use crate::tokens::NamedToken;
 mod access;
 mod diff;
 mod file;
+mod forges;
 mod github;
+mod gitlab;
 mod guests;
 mod http;
 mod hypervisor;
+mod numbers;
 mod place;
+mod secret;
 mod tokens;
 pub mod units;
 
 pub use diff::Changes;
 pub use file::LogTo;
+use forges::{Forges, Said};
 pub use github::{
     GithubBudget, GithubConfig, GithubGroup, GithubLogin, GithubPace, GithubProfile, GithubSource,
-    Hook, SecretPlace, Wrong,
+    Hook, Wrong,
+};
+pub use gitlab::{
+    GitlabAdministration, GitlabConfig, GitlabImage, GitlabLimits, GitlabPlace, GitlabProfile,
 };
 pub use guests::GuestsConfig;
 pub use http::{HttpConfig, Reads, TlsFiles};
@@ -38,6 +46,7 @@ pub use hypervisor::{
 };
 pub use place::ConfigError;
 use place::Source;
+pub use secret::SecretPlace;
 use units::Size;
 
 /// The configuration that is used when none is named, and that explains every key.
@@ -63,6 +72,8 @@ pub struct Config {
     pub guests: Option<GuestsConfig>,
     /// The GitHubs that runners are registered at.
     pub githubs: Vec<GithubConfig>,
+    /// The GitLabs that jobs are taken from.
+    pub gitlabs: Vec<GitlabConfig>,
     /// What the local queue takes on.
     pub local: LocalLimits,
     /// Where the process's own log goes.
@@ -123,7 +134,11 @@ impl Config {
             // What comes from this host may be a machine: looking needs a token, unless the operator says otherwise.
             http.reads = http.reads.or(Some(Reads::Token));
         }
-        let mut githubs = github::githubs(&source, base, file.githubs)?;
+        let githubs = github::githubs(&source, base, file.githubs)?;
+        let mut taken = vec![local_forge()];
+        taken.extend(githubs.iter().map(|place| place.config.name.clone()));
+        let gitlabs = gitlab::gitlabs(&source, base, file.gitlabs, &taken)?;
+        let mut forges = Forges { githubs, gitlabs, machines_are_heard: guests.is_some() };
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {
@@ -134,10 +149,11 @@ impl Config {
         for (index, section) in file.profiles.into_iter().enumerate() {
             let (span, key) = (section.span(), format!("profile[{index}]"));
             let reach = section.as_ref().reach.clone();
-            let of_github = section.as_ref().of_github();
-            let access = section.as_ref().access();
-            let access_key = access.first_key();
-            access.rules(&source, &key)?;
+            let said = Said {
+                github: section.as_ref().of_github(),
+                gitlab: section.as_ref().of_gitlab(),
+                access: section.as_ref().access(),
+            };
             let profile = profile(&source, base, &key, section)?;
             if let Err(problem) = hypervisor.let_reach(&profile, reach) {
                 let place = source.key_in(&span, "reach");
@@ -148,10 +164,7 @@ impl Config {
                 let problem = format!("there is a profile {} already; rename one", profile.name);
                 return Err(source.problem(Some(place), format!("{key}.name"), problem));
             }
-            if let Err((field, problem)) = serve(&mut githubs, &profile, of_github, access_key) {
-                let place = source.key_in(&span, field);
-                return Err(source.problem(Some(place), format!("{key}.{field}"), problem));
-            }
+            forges.serve(&source, base, (&key, span), &profile, said)?;
             profiles.push(profile);
         }
         let in_file_dir = |path: PathBuf| base.join(path);
@@ -162,7 +175,12 @@ impl Config {
             cache_dir: file.data.cache.map(in_file_dir),
             hypervisor,
             guests,
-            githubs: githubs.into_iter().map(|place| place.config).collect(),
+            githubs: forges.githubs.into_iter().map(|place| place.config).collect(),
+            gitlabs: forges
+                .gitlabs
+                .into_iter()
+                .map(|place| place.finish(&source))
+                .collect::<Result<_, _>>()?,
             local: local(file.local),
             log,
             pace,
@@ -345,38 +363,6 @@ fn digits(path: &Path, sha256: &str) -> Result<String, String> {
         ));
     }
     Ok(sha256.to_ascii_lowercase())
-}
-
-/// Has the forge of a profile serve it; or says which key of the profile is wrong, and the way out.
-fn serve(
-    githubs: &mut [github::Place],
-    profile: &Profile,
-    said: github::OfGithub,
-    access: Option<&'static str>,
-) -> Result<(), (&'static str, String)> {
-    let forge = &profile.forge;
-    if let Some(key) = access {
-        let problem = "nobody would heed it: the local queue and [[github]] have no access rules";
-        return Err((key, problem.to_owned()));
-    }
-    if *forge == local_forge() {
-        return match said.first_key() {
-            Some(key) => {
-                let problem = "only a profile of a [[github]] has it; name that as its forge";
-                Err((key, problem.to_owned()))
-            }
-            None => Ok(()),
-        };
-    }
-    match githubs.iter_mut().find(|place| place.config.name == *forge) {
-        Some(place) => place.serve(&profile.name, said),
-        None => {
-            let problem = format!(
-                "there is no forge {forge}; leave it out for the local queue, or name one of [[github]]"
-            );
-            Err(("forge", problem))
-        }
-    }
 }
 
 /// The name of the local queue.

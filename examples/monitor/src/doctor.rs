@@ -12,6 +12,7 @@ mod address;
 mod clock;
 mod disk;
 mod github;
+mod gitlab;
 mod image;
 mod libvirt;
 mod machine;
@@ -124,6 +125,10 @@ pub async fn examine(patient: Patient, say: impl Fn(&str)) -> Vec<Check> {
     };
     let runs = works.iter().all(|check| check.outcome != Outcome::Failure);
     checks.extend(works);
+    if !subject.config.gitlabs.is_empty() {
+        say("GitLab");
+        checks.extend(gitlab::check(&subject).await);
+    }
     say("images");
     let (found, image) = image::check(&subject).await;
     checks.extend(found);

@@ -132,6 +132,11 @@ impl Reload {
         self.watch.changed().await
     }
 
+    /// What is in use.
+    pub fn config(&self) -> &Config {
+        &self.current.0
+    }
+
     /// The content of the file as it is now, waited for or not.
     pub async fn now(&mut self) -> Edit {
         self.watch.now().await

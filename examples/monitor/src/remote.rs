@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
 use runner_core::{
-    Clock, EventLog, Forge, ForgeName, ProfileName, Result, Secret, Status, event::What,
-    plan::Subject,
+    Clock, EventLog, Forge, ForgeName, ProfileName, Result, Secret, Status,
+    event::What,
+    plan::{Sight, Subject},
 };
 use tokio::sync::watch;
 
-use crate::guests::Contact;
+use crate::{config::Config, guests::Contact};
 
 /// Forges elsewhere, by the names that profiles call them.
 pub type Remotes = BTreeMap<ForgeName, Remote>;
@@ -37,6 +38,26 @@ pub struct Delivered {
     pub said: String,
 }
 
+/// When a machine tells of its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Before its first step.
+    Started,
+    /// After its last.
+    Completed,
+}
+
+/// What a machine told of its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobTold {
+    /// The job in words.
+    pub job: String,
+    /// Why it may not run, if it may not.
+    pub refused: Option<String>,
+    /// What the machine is answered.
+    pub answer: String,
+}
+
 /// What the service asks of a forge elsewhere.
 ///
 /// # Contract
@@ -53,13 +74,30 @@ pub trait Outside: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Invalid` for what a machine could not read.
-    fn user_data(&self, secret: &Secret<String>, contact: &Contact) -> Result<Secret<String>>;
+    fn user_data(
+        &self,
+        profile: &ProfileName,
+        secret: &Secret<String>,
+        contact: &Contact,
+    ) -> Result<Secret<String>>;
+
+    /// Takes in what a machine of this profile tells of its job, and judges one that is about to begin.
+    ///
+    /// # Errors
+    /// `Invalid` for what cannot be read, `Unsupported` where machines have nothing to tell.
+    fn job_told(&self, profile: &ProfileName, moment: Moment, report: &[u8]) -> Result<JobTold>;
 
     /// The forge in numbers.
     fn figures(&self) -> Figures;
 
+    /// Why it does not do its work at the moment, where that does not show in its lists.
+    fn trouble(&self) -> Option<String>;
+
     /// What an operator should be told since this was last asked, in sentences.
     fn news(&self) -> Vec<String>;
+
+    /// Takes on what was edited of the configuration, as far as it can.
+    fn configure(&self, config: &Config);
 
     /// Takes in how many machines each profile may have.
     fn follow(&self, status: &Status);
@@ -74,16 +112,18 @@ pub trait Outside: Send + Sync + 'static {
 /// How long forges may take to end what is open.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
-/// Tells forges how many machines there may be, and the event log what they have to say, as long as the pool
-/// lives.
+/// Tells forges how many machines there may be, the event log what they have to say, and `shown` what the pool
+/// publishes, with their troubles, as long as the pool lives.
 pub async fn attend(
     remotes: Remotes,
     mut statuses: watch::Receiver<Arc<Status>>,
     events: EventLog,
     clock: Clock,
+    shown: watch::Sender<Arc<Status>>,
 ) {
     loop {
         let status = statuses.borrow_and_update().clone();
+        shown.send_replace(with_troubles(&remotes, status.clone()));
         for (name, remote) in &remotes {
             remote.outside.follow(&status);
             for said in remote.outside.news() {
@@ -95,6 +135,19 @@ pub async fn attend(
             return;
         }
     }
+}
+
+/// A status in which a forge that does not do its work is as one that cannot be seen.
+pub fn with_troubles(remotes: &Remotes, status: Arc<Status>) -> Arc<Status> {
+    let mut status = status;
+    for (name, remote) in remotes {
+        let is_seen = status.forges.get(name) == Some(&Sight::Seen);
+        if is_seen && let Some(trouble) = remote.outside.trouble() {
+            let status = Arc::make_mut(&mut status);
+            status.forges.insert(name.clone(), Sight::Blind(trouble));
+        }
+    }
+    status
 }
 
 /// Ends what is open at forges.
@@ -124,8 +177,8 @@ pub struct Figures {
     pub failures: BTreeMap<ProfileName, u32>,
     /// Registrations that share their name with another.
     pub ghosts: usize,
-    /// What was spent, and what is left.
-    pub budget: BudgetFigures,
+    /// What was spent, and what is left, where it counts.
+    pub budget: Option<BudgetFigures>,
     /// What came by webhook, where there is one.
     pub deliveries: Option<DeliveryFigures>,
 }
@@ -133,8 +186,8 @@ pub struct Figures {
 /// Something that cannot be relied upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ill {
-    /// Since when.
-    pub since: Timestamp,
+    /// Since when, where that is known.
+    pub since: Option<Timestamp>,
     /// Why, in words for the operator.
     pub reason: String,
 }

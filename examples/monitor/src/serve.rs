@@ -3,8 +3,10 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use poem::EndpointExt;
 use runner_core::{
-    Clock, EventLog, Forge, OwnerId, Pool, PoolParts, Store, error::chain, local::LocalQueue,
+    Clock, EventLog, Forge, OwnerId, Pool, PoolParts, Status, Store, error::chain,
+    local::LocalQueue,
 };
 use tokio::{
     net::TcpListener,
@@ -52,6 +54,8 @@ pub struct Service {
     http: JoinHandle<io::Result<()>>,
     data: DataDir,
     metrics: Metrics,
+    /// What the pool publishes, with the troubles of forges.
+    statuses: watch::Receiver<Arc<Status>>,
     store: Store,
     remotes: Remotes,
     desk: Option<(SocketAddr, AbortOnDropHandle<()>)>,
@@ -156,8 +160,9 @@ impl Service {
         let pool = Arc::new(pool);
         let stop = CancellationToken::new();
         let streams = Arc::new(Semaphore::new(config.http.max_streams.min(Semaphore::MAX_PERMITS)));
+        let shown = watch::channel(remote::with_troubles(&remotes, pool.status())).0;
         let counting = metrics.begin(Sources {
-            status: pool.statuses(),
+            status: shown.subscribe(),
             profiles: config.profiles.clone(),
             pace: config.pace,
             events: events.clone(),
@@ -168,18 +173,22 @@ impl Service {
             forges: remotes.clone(),
             clock,
         });
-        let attending = remote::attend(remotes.clone(), pool.statuses(), events.clone(), clock);
-        let attending = AbortOnDropHandle::new(tokio::spawn(attending));
         let shells = Shells::new(hypervisor.clone(), events.clone(), config.shell_idle);
         tokio::spawn(stop.clone().run_until_cancelled_owned(shells.clone().adopt(pool.statuses())));
         let desk = match desk {
             Some((desk, listener, address)) => {
-                let guests =
-                    Guests::new(desk, hypervisor.clone(), pool.statuses(), store.clone());
+                let guests = Guests::new(desk, hypervisor.clone(), pool.statuses(), store.clone());
                 // Machines speak plain HTTP: whatever could vouch for this service is not known to them.
                 let plain = HttpConfig { tls: None, ..config.http.clone() };
                 let server = http::Server::new(listener, &plain)?;
-                let routes = guest::routes(guests.clone(), guest::Files::default());
+                let hooks = guest::Hooks::new(
+                    remotes.clone(),
+                    told.subscribe(),
+                    pool.statuses(),
+                    events.clone(),
+                    clock,
+                );
+                let routes = guest::routes(guests.clone(), guest::Files::default()).data(hooks);
                 let serving = server.run(routes, stop.clone());
                 let served = async move {
                     let (served, ()) = tokio::join!(serving, guests.attend());
@@ -198,7 +207,7 @@ impl Service {
             hypervisor,
             forges: remotes.clone(),
             shells,
-            status: pool.statuses(),
+            status: shown.subscribe(),
             config: told.subscribe(),
             pool: pool.clone(),
             input_limit: config.local.input_bytes,
@@ -207,6 +216,10 @@ impl Service {
             streams,
             stop: stop.clone(),
         });
+        let statuses = shown.subscribe();
+        let attending =
+            remote::attend(remotes.clone(), pool.statuses(), pool.events().clone(), clock, shown);
+        let attending = AbortOnDropHandle::new(tokio::spawn(attending));
         let routes = http::routes(shared, Door::new(config, tokens));
         let http = tokio::spawn(server.run(routes, stop.clone()));
         let exporting = export(metrics.clone(), &stop);
@@ -218,6 +231,7 @@ impl Service {
             http,
             data,
             metrics,
+            statuses,
             store,
             remotes,
             desk,
@@ -245,6 +259,9 @@ impl Service {
     /// Takes an edit of the configuration.
     pub async fn reload(&self, reload: &mut Reload, edit: Edit) {
         reload.take(edit, &self.pool, &self.config).await;
+        for remote in self.remotes.values() {
+            remote.outside.configure(reload.config());
+        }
     }
 
     /// Lets jobs end and leaves no machine behind. Still answers meanwhile.
@@ -338,7 +355,7 @@ pub async fn run(source: Source, at_exit: AtExit) -> anyhow::Result<()> {
     service.data.announce(&url)?;
     tracing::info!("listening on {url}");
     systemd::ready();
-    let (statuses, states) = (service.pool.statuses(), service.config.subscribe());
+    let (statuses, states) = (service.statuses.clone(), service.config.subscribe());
     // It ends with this function, and keeps the watchdog fed while the service ends.
     let attending = tokio::spawn(systemd::attend(statuses, states, config.pace));
     let _attending = AbortOnDropHandle::new(attending);

@@ -4,11 +4,12 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use monitor::{
     config::{
-        Config, GithubLogin, GithubSource, HttpConfig, HypervisorKind, Reads, SAMPLE, SecretPlace,
+        Config, GithubLogin, GithubSource, GitlabConfig, GitlabPlace, HttpConfig, HypervisorKind,
+        Reads, SAMPLE, SecretPlace,
     },
     tokens::Role,
 };
-use runner_core::{Capacity, image::RecipeKind};
+use runner_core::{Capacity, access::Rules, image::RecipeKind};
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(Path::new("etc/monitor.toml"), text).map_err(|error| error.to_string())
@@ -50,8 +51,9 @@ fn the_samples_comments_are_true() {
     let (qemu, libvirt) = (without(&uncommented, "[libvirt]"), without(&uncommented, "[qemu]"));
     let full = parse(&qemu).unwrap();
     let brief = Config::built_in();
-    assert_eq!(full.profiles.len(), 3);
+    assert_eq!(full.profiles.len(), 4);
     github_is_as_it_says(&full);
+    gitlab_is_as_it_says(&full);
     assert_eq!(full.profiles[0], brief.profiles[0]);
     assert_eq!((full.local, full.pace), (brief.local, brief.pace));
     assert_eq!(full.http.body_limit, brief.http.body_limit);
@@ -92,6 +94,34 @@ fn github_is_as_it_says(full: &Config) {
     assert_eq!(github.profiles[name].scale_set, brief.profiles[name].scale_set);
     assert_eq!(github.profiles[name].sources.len(), 3);
     assert_eq!(full.http.webhook_rate, Config::built_in().http.webhook_rate);
+}
+
+/// The same of GitLab.
+fn gitlab_is_as_it_says(full: &Config) {
+    let text = "[[gitlab]]\nname = \"gitlab\"\nurl = \"https://gitlab.example.org\"\n\
+        token = { file = \"t\" }\nrunner_type = \"group\"\ngroup_id = 42\n\
+        [[profile]]\nname = \"gitlab-linux\"\nforge = \"gitlab\"\nlabels = [\"linux\", \"x64\"]\n\
+        memory = \"4GiB\"\nimage = { kind = \"micro\" }\n";
+    let brief = parse(text).unwrap().gitlabs.remove(0);
+    let [gitlab] = &full.gitlabs[..] else { panic!("one GitLab") };
+    assert_eq!((gitlab.limits, &gitlab.builds_dir), (brief.limits, &brief.builds_dir));
+    assert_eq!(gitlab.allow_http, brief.allow_http);
+    let of = |gitlab: &GitlabConfig| gitlab.administration.clone().unwrap();
+    assert_eq!(
+        (of(gitlab).place, of(&brief).place),
+        (GitlabPlace::Group(42), GitlabPlace::Group(42))
+    );
+    assert_eq!(of(gitlab).expose_runners, of(&brief).expose_runners);
+    let name = &full.profiles[3].name;
+    let (mut says, default) = (gitlab.profiles[name].clone(), &brief.profiles[name]);
+    assert_eq!(says.maximum_timeout.take(), Some(Duration::from_secs(7200)));
+    assert_eq!(
+        says.token.take(),
+        Some(SecretPlace::File("/etc/monitor/gitlab-linux-token".into()))
+    );
+    assert_eq!(says.access.allow.users, ["ada"]);
+    says.access = Rules::default();
+    assert_eq!(says, *default);
 }
 
 /// A key with its value, or a table's head; not a sentence.
@@ -403,6 +433,110 @@ fn every_mistake_about_github_is_named_with_the_way_out() {
     let long = profile.replace("micro\"\nmemory", &format!("{}\"\nmemory", "x".repeat(40)));
     let polls = "repositories = [\"acme/x\"]\n";
     refused(&format!("{place}{token}{polls}{long}"), &["profile[0].name", "room for 55"]);
+}
+
+#[test]
+fn every_mistake_about_gitlab_is_named_with_the_way_out() {
+    let place = "[[gitlab]]\nname = \"gl\"\nurl = \"https://gitlab.example.org\"\n";
+    let token = "token = { file = \"t\" }\nrunner_type = \"instance\"\n";
+    let profile = "[[profile]]\nname = \"micro\"\nmemory = \"1GiB\"\nimage = { kind = \"micro\" }\n\
+        forge = \"gl\"\n";
+    // What `[[gitlab]]` says, what the profile says, and what must be said.
+    let table: &[(&str, &str, &[&str])] = &[
+        ("", "", &["profile[0].runner_token", "or give its forge the token"]),
+        ("", "runner_token = \"planted-7c\"\n", &[":9:", "runner_token", "{ file = … }"]),
+        ("", "runner_token = { environment = \"planted-7c\" }\n", &[":9:", "not its value"]),
+        ("token = \"planted-7c\"\n", "", &[":4:", "gitlab[0].token", "{ file = … }"]),
+        ("token = { file = \"t\" }\n", "", &[":1:", "gitlab[0].runner_type", "\"project\""]),
+        ("expose_runners = false\n", "", &[":4:", "gitlab[0].expose_runners", "token ="]),
+        ("runner_type = \"group\"\n", "", &[":4:", "gitlab[0].runner_type", "token ="]),
+        ("TOKENgroup_id = 7\n", "", &[":6:", "gitlab[0].group_id", "change runner_type"]),
+        (
+            "token = { file = \"t\" }\nrunner_type = \"group\"\n",
+            "",
+            &[":5:", "gitlab[0].group_id", "group_id = 42"],
+        ),
+        (
+            "token = { file = \"t\" }\nrunner_type = \"project\"\ngroup_id = 1\n",
+            "",
+            &[":5:", "gitlab[0].project_id", "project_id = 42"],
+        ),
+        (
+            "token = { file = \"t\" }\nrunner_type = \"shared\"\n",
+            "",
+            &[":5:", "runner_type", "`instance`", "`project`"],
+        ),
+        ("TOKENjobs_ahead = 0\n", "", &[":6:", "gitlab[0].jobs_ahead", "1 to 100"]),
+        ("TOKENjob_wait = \"0s\"\n", "", &[":6:", "gitlab[0].job_wait", "default is 3600s"]),
+        ("TOKENtrace_limit = \"0B\"\n", "", &[":6:", "gitlab[0].trace_limit", "above zero"]),
+        ("TOKENbuilds_dir = \"work\"\n", "", &[":6:", "gitlab[0].builds_dir", "absolute"]),
+        ("TOKENtags = [\"x\"]\n", "", &[":6:", "unknown field `tags`"]),
+        ("TOKENallow = {}\n", "", &[":6:", "gitlab[0].allow", "projects_in_groups"]),
+        (
+            "TOKENdeny = { projects = [\"app\"] }\n",
+            "",
+            &[":6:", "gitlab[0].deny", "deny.projects \"app\"", "full path"],
+        ),
+        ("TOKENdeny = { groups = [\"a\"] }\n", "", &[":6:", "`groups`", "`projects_in_groups`"]),
+        ("TOKEN", "allow = { users = [\"a/b\"] }\n", &[":11:", "profile[0].allow", "no '/'"]),
+        ("TOKEN", "deny = { users = [] }\n", &[":11:", "profile[0].deny", "leave it out"]),
+        (
+            "TOKENimages = [{ image = \"a[b\", profile = \"micro\" }]\n",
+            "",
+            &[":6:", "gitlab[0].images[0]", "a[b"],
+        ),
+        (
+            "TOKENimages = [{ image = \"rust\", profile = \"big\" }]\n",
+            "",
+            &[":6:", "gitlab[0].images[0].profile", "no profile big with forge = \"gl\""],
+        ),
+        ("TOKEN", "tags = []\n", &[":11:", "profile[0].tags", "run_untagged = true"]),
+        ("TOKEN", "maximum_timeout = \"5m\"\n", &[":11:", "maximum_timeout", "10m at least"]),
+        ("TOKEN", "gateway = true\n", &[":11:", "profile[0].gateway", "`allow`"]),
+        (
+            "TOKENallow = { users = [\"ada\"] }\n",
+            "gateway = true\n",
+            &[":12:", "profile[0].gateway", "exposed = false"],
+        ),
+        ("TOKEN", "sources = [\"poll\"]\n", &[":11:", "profile[0].sources", "[[github]]"]),
+        (
+            "TOKEN",
+            "[[profile]]\nname = \"b\"\nmemory = \"1GiB\"\nimage = { kind = \"micro\" }\nexposed = true\n",
+            &[":15:", "profile[1].exposed", "[[gitlab]]"],
+        ),
+        (
+            "TOKEN[[gitlab]]\nname = \"gl\"\nurl = \"https://b\"\n",
+            "",
+            &[":7:", "gitlab[1].name", "already", "rename"],
+        ),
+        (
+            "TOKEN[[github]]\nname = \"gl\"\nurl = \"https://github.com/b\"\ntoken = { file = \"t\" }\n",
+            "",
+            &[":2:", "gitlab[0].name", "already", "rename"],
+        ),
+    ];
+    let refused = |text: &str, says: &[&str]| {
+        let error = parse(text).err().unwrap_or_else(|| panic!("was taken:\n{text}"));
+        for part in says {
+            assert!(error.contains(part), "{part:?} is not in: {error}\nof:\n{text}");
+        }
+        assert!(!error.contains('\n'), "more than a line: {error}");
+        assert!(!error.contains("planted-7c"), "a secret in the wrong place is told: {error}");
+    };
+    for (gitlab, more, says) in table {
+        refused(&format!("{place}{}{profile}{more}", gitlab.replace("TOKEN", token)), says);
+    }
+    let url =
+        |url: &str| format!("{}{token}{profile}", place.replace("https://gitlab.example.org", url));
+    refused(&url("http://gitlab.example.org"), &[":3:", "gitlab[0].url", "allow_http"]);
+    refused(&url("https://me:planted-7c@gitlab.example.org"), &[":3:", "nobody's account"]);
+    refused(&url("gitlab.example.org"), &[":3:", "not an address", "https://"]);
+    // A gateway that somebody may use is taken, and so is one that is not on offer.
+    for more in
+        ["gateway = true\nallow = { users = [\"ada\"] }\n", "gateway = true\nexposed = false\n"]
+    {
+        parse(&format!("{place}{token}{profile}{more}")).unwrap();
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use fake_gitlab::{FakeGitLab, Level, Scope};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -462,4 +463,75 @@ fn serve_real(patient: &Patient) -> Process {
     command.envs(patient.environment.clone()).env_remove("MONITOR_API_TOKEN");
     command.stderr(std::process::Stdio::piped());
     Process::start(command)
+}
+
+#[test]
+fn a_gitlab_that_cannot_be_used_is_found_with_what_to_do() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let gitlab = runtime.block_on(FakeGitLab::start()).unwrap();
+    let (user, group) = (gitlab.user("ada"), gitlab.group("acme"));
+    let owner = fake_gitlab::Place::Group(group);
+    let scopes = [Scope::CreateRunner, Scope::ManageRunner];
+    let good = gitlab.access_token(user, &scopes);
+    let patient = Patient::new();
+    let token = patient.dir.path().join("token");
+    let write = |path: &Path, text: &str| {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let configure = |group: u64, profile: &str| {
+        let (url, profile) = (gitlab.url(), profile.to_owned());
+        patient.configure(|text| {
+            let section = format!(
+                "[[gitlab]]\nname = \"gitlab\"\nurl = \"{url}\"\nallow_http = true\n\
+                 token = {{ file = \"token\" }}\nrunner_type = \"group\"\ngroup_id = {group}\n[[profile]]\n\
+                 forge = \"gitlab\"\n{profile}"
+            );
+            text.replace("[[profile]]\n", &section)
+        });
+    };
+    let ill = |parts: &[&str]| patient.has("failure", "forge gitlab", parts);
+    configure(group.0, "");
+    ill(&["could not read", "token", "No such file", "readable by the service's user"]);
+    write(&token, "glpat-wrong");
+    ill(&["401", "create_runner and manage_runner"]);
+    write(&token, &gitlab.access_token(user, &[Scope::CreateRunner]));
+    ill(&["lacks the scope manage_runner", "make an access token"]);
+    write(&token, &good);
+    ill(&["there is no group", "make the token's owner a member"]);
+    gitlab.member(user, owner, Level::Developer);
+    ill(&["may not look after runners of group", "role Owner"]);
+    gitlab.member(user, owner, Level::Owner);
+    configure(999, "");
+    ill(&["there is no group 999", "the number that GitLab's pages show"]);
+
+    configure(group.0, "");
+    let (report, code) = patient.examine();
+    assert_eq!(code, 0, "{report:#}");
+    let found = report.to_string();
+    assert!(found.contains("the token is good for create_runner, manage_runner"), "{report:#}");
+    let soon = gitlab.access_token_for(user, &scopes, Duration::from_secs(3 * 86400));
+    write(&token, &soon);
+    patient.has("warning", "forge gitlab", &["the token ends on 2", "make an access token"]);
+
+    write(&token, &good);
+    write(&patient.dir.path().join("runner"), "glrt-wrong");
+    configure(group.0, "runner_token = { file = \"runner\" }\n");
+    ill(&["the runner's token of profile micro is not good", "403", "runner_token"]);
+    let (_, runner) = gitlab.runner(fake_gitlab::RunnerSpec::new(owner));
+    write(&patient.dir.path().join("runner"), &runner);
+    assert_eq!(patient.examine().1, 0);
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    patient.has("warning", "forge gitlab", &["anyone may read the token", "chmod o="]);
+    // It only looked.
+    assert_eq!(gitlab.runners().len(), 1);
+    let changing = |call: &fake_gitlab::Call| {
+        !call.route.starts_with("GET") && !call.route.ends_with("/runners/verify")
+    };
+    assert!(!gitlab.calls().iter().any(changing), "{:?}", gitlab.calls());
+
+    gitlab.go_down();
+    write(&token, &good);
+    configure(group.0, "");
+    ill(&["it does not answer", "see whether url is right"]);
 }

@@ -125,8 +125,7 @@ impl World {
         for secret in secrets {
             assert!(!said.contains(secret), "a secret is in the log");
         }
-        let wrong: Vec<String> =
-            self.github.violations().iter().map(ToString::to_string).collect();
+        let wrong: Vec<String> = self.github.violations().iter().map(ToString::to_string).collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         drop(self.github);
         drop(self.runtime);
@@ -194,9 +193,8 @@ fn an_app_is_let_in_once_it_is_installed_and_again_once_its_key_is_mended() {
     world.sees();
     // Its hour is over: another token is had, and nobody notices.
     world.github.expire_installation_tokens();
-    let exchanges = || {
-        world.github.calls().iter().filter(|call| call.path.ends_with("access_tokens")).count()
-    };
+    let exchanges =
+        || world.github.calls().iter().filter(|call| call.path.ends_with("access_tokens")).count();
     let before = exchanges();
     eventually("another token is had", || (exchanges() > before).then_some(()));
     world.sees();
@@ -236,7 +234,9 @@ fn an_old_runner_program_is_told_of_five_days_before_github_refuses_it() {
     let event = || {
         let events = world.get("/api/v2/events?limit=1000");
         let mut texts = events["events"].as_array()?.iter().filter_map(|its| its["text"].as_str());
-        texts.find(|text| text.contains("profile linux: GitHub will refuse runner 2.320.0")).map(str::to_owned)
+        texts
+            .find(|text| text.contains("profile linux: GitHub will refuse runner 2.320.0"))
+            .map(str::to_owned)
     };
     eventually("an event says so", event);
     let metrics = world.metrics();
@@ -246,7 +246,8 @@ fn an_old_runner_program_is_told_of_five_days_before_github_refuses_it() {
     let left = at - jiff::Timestamp::now().as_second() as f64;
     assert!((3.0 * 86400.0..=4.0 * 86400.0).contains(&left), "{left}");
     // What is seen is kept: the next start goes on from there.
-    let kept: Value = serde_json::from_slice(&fs::read(kept.join("runner-versions.json")).unwrap()).unwrap();
+    let kept: Value =
+        serde_json::from_slice(&fs::read(kept.join("runner-versions.json")).unwrap()).unwrap();
     assert!(kept["2.330.0"]["first"].is_string() && kept["2.320.0"]["last"].is_string(), "{kept}");
     world.start("acme", login, "runner_version = \"2.330.0\"\n");
     let program = eventually("the newest needs nothing", || {
@@ -292,8 +293,13 @@ fn a_source_that_cannot_be_relied_upon_is_told_of_with_what_took_over() {
     });
     assert_eq!(linux(&forge)["failed_over"], false);
     assert_eq!(its(&forge)["reliable"], true);
-    assert!(forge["notes"].as_array().unwrap().iter().any(|note| {
-        note["text"].as_str().unwrap().contains("linux")
-    }), "{forge}");
+    assert!(
+        forge["notes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|note| { note["text"].as_str().unwrap().contains("linux") }),
+        "{forge}"
+    );
     world.ends(&[&token]);
 }

@@ -10,7 +10,7 @@ use crate::{
     account::{ADMIN, Place},
     exchange::{Answer, Refusal, Reply, Request},
     faults::{Fault, FaultKind},
-    ids::{JobId, RunnerId},
+    ids::{JobId, PipelineId, RunnerId},
     job::Job,
     job_spec::{JobSpec, Variable},
     runner::RunnerSpec,
@@ -52,8 +52,17 @@ struct Later {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewJob {
+struct NewPipeline {
     project: String,
+    user: Option<String>,
+    jobs: Vec<NewJob>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewJob {
+    /// Said by its pipeline, if it is one of several.
+    project: Option<String>,
     name: String,
     script: Vec<String>,
     stage: Option<String>,
@@ -66,6 +75,8 @@ struct NewJob {
     timeout: Option<u64>,
     #[serde(default)]
     manual: bool,
+    artifacts: Option<Vec<String>>,
+    needs: Option<Vec<String>>,
     #[serde(default)]
     payload: BTreeMap<String, Value>,
 }
@@ -104,6 +115,7 @@ pub(crate) fn answer(state: &mut State, request: &Request) -> Answer {
             return Reply::created(json!({ "token": state.add_access_token(user, &scopes, None) }));
         }
         ("POST", ["jobs"]) => return new_job(state, read(request)?),
+        ("POST", ["pipelines"]) => return new_pipeline(state, read(request)?),
         ("GET", ["jobs"]) => return Reply::ok(state.jobs.values().map(brief).collect()),
         ("GET", ["jobs", id]) => return job(state, id),
         ("POST", ["jobs", id, "cancel"]) => {
@@ -145,9 +157,37 @@ fn new_runner(state: &mut State, new: NewRunner) -> Answer {
     Reply::created(json!({ "id": id, "token": state.runners[&id].token }))
 }
 
-fn new_job(state: &mut State, new: NewJob) -> Answer {
-    let user = state.add_user(ADMIN, true);
-    let project = state.add_project(&new.project);
+fn new_job(state: &mut State, mut new: NewJob) -> Answer {
+    let project = new.project.take().ok_or_else(|| Refusal::parameter("project is missing"))?;
+    let (pipeline, jobs) = add_pipeline(state, &project, None, vec![new])?;
+    Reply::created(json!({ "id": jobs[0], "pipeline": pipeline }))
+}
+
+fn new_pipeline(state: &mut State, new: NewPipeline) -> Answer {
+    let (pipeline, jobs) = add_pipeline(state, &new.project, new.user, new.jobs)?;
+    Reply::created(json!({ "id": pipeline, "jobs": jobs }))
+}
+
+/// As the user of a name, or as whoever administers the instance.
+fn add_pipeline(
+    state: &mut State,
+    project: &str,
+    user: Option<String>,
+    jobs: Vec<NewJob>,
+) -> Result<(PipelineId, Vec<JobId>), Refusal> {
+    if jobs.is_empty() || jobs.iter().any(|job| job.project.is_some()) {
+        return Err(Refusal::parameter("a pipeline has jobs, and a project for all of them"));
+    }
+    let user = match user {
+        Some(name) => state.add_user(&name, false),
+        None => state.add_user(ADMIN, true),
+    };
+    let project = state.add_project(project);
+    let pipeline = state.add_pipeline(project, user, jobs.into_iter().map(spec).collect());
+    Ok((pipeline, state.pipelines[&pipeline].jobs.clone()))
+}
+
+fn spec(new: NewJob) -> JobSpec {
     let mut spec = JobSpec::new(new.name, new.script).tags(new.tags);
     if !new.after_script.is_empty() {
         spec = spec.after(new.after_script);
@@ -164,9 +204,14 @@ fn new_job(state: &mut State, new: NewJob) -> Answer {
     for (pointer, value) in new.payload {
         spec = spec.with_payload(pointer, value);
     }
+    if let Some(paths) = new.artifacts {
+        spec = spec.artifacts(paths);
+    }
+    if let Some(jobs) = new.needs {
+        spec = spec.needs(jobs);
+    }
     spec.manual = new.manual;
-    let pipeline = state.add_pipeline(project, user, vec![spec]);
-    Reply::created(json!({ "id": state.pipelines[&pipeline].jobs[0], "pipeline": pipeline }))
+    spec
 }
 
 fn brief(job: &Job) -> Value {

@@ -22,6 +22,9 @@ pub fn check(args: CheckArgs) -> anyhow::Result<u8> {
     for github in &config.githubs {
         out::line(format!("registers runners as {} at {}", github.name, github.url))?;
     }
+    for gitlab in &config.gitlabs {
+        out::line(format!("takes jobs as {} from {}", gitlab.name, gitlab.url))?;
+    }
     for profile in &config.profiles {
         let resources = &profile.resources;
         out::line(format!(

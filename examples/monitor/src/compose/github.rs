@@ -9,8 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use forge_github::{
-    Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Group,
-    Health, HttpTransport, Place, RepositoryName, ScaleSetListener, Scope, SecretFrom, SourceKind, Webhook,
+    Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Group, Health,
+    HttpTransport, Place, RepositoryName, ScaleSetListener, Scope, SecretFrom, SourceKind, Webhook,
     budget::{Limits, Priority},
     downloads::RunnerVersion,
     guest, mark,
@@ -20,24 +20,26 @@ use forge_github::{
 use jiff::Timestamp;
 use poem::http::HeaderMap;
 use runner_core::{
-    Clock, Error, Label, OwnerId, Profile, ProfileName, Result, Secret, Status, error::chain,
-    status::ProfileStatus,
+    Clock, Error, ForgeName, Label, OwnerId, Profile, ProfileName, Result, Secret, Status,
+    error::chain, status::ProfileStatus,
 };
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    config::{self, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
+    config::{self, Config, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
     guests::Contact,
     remote::{
-        Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, MAX_DELIVERY_BYTES, Note,
-        Outside, Remote, SourceFigures,
+        Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, JobTold,
+        MAX_DELIVERY_BYTES, Moment, Note, Outside, Remote, SourceFigures,
     },
 };
 
+mod access;
 mod programs;
 mod survey;
 
+use access::Access;
 use programs::Programs;
 pub use survey::{GithubHook, GithubSurvey, HourlyLimit};
 pub(super) use survey::{is_older, survey};
@@ -154,6 +156,8 @@ pub(super) async fn remote(
         (name.clone(), order.collect())
     });
     let outside = Github {
+        name: section.name.clone(),
+        access: Access::new(section),
         place: place.to_string(),
         orders: orders.collect(),
         programs,
@@ -278,7 +282,9 @@ fn program_versions(
 
 /// What the service has of one GitHub.
 struct Github {
+    name: ForgeName,
     place: String,
+    access: Access,
     /// Whom the configuration says to ask for each profile.
     orders: BTreeMap<ProfileName, Vec<&'static str>>,
     programs: Arc<Programs>,
@@ -321,16 +327,25 @@ impl Outside for Github {
         Delivered { status: outcome.status(), said }
     }
 
-    fn user_data(&self, secret: &Secret<String>, contact: &Contact) -> Result<Secret<String>> {
+    fn user_data(
+        &self,
+        profile: &ProfileName,
+        secret: &Secret<String>,
+        contact: &Contact,
+    ) -> Result<Secret<String>> {
         let url = contact.url.parse().map_err(|_| {
             Error::invalid("the address of [guests]", format!("{:?} is no URL", contact.url))
         })?;
         let monitor = guest::Monitor {
             url,
             token: contact.token.clone(),
-            when_unheard: guest::WhenUnheard::default(),
+            when_unheard: self.access.when_unheard(profile),
         };
         guest::user_data(secret, Some(&monitor))
+    }
+
+    fn job_told(&self, profile: &ProfileName, moment: Moment, report: &[u8]) -> Result<JobTold> {
+        self.access.judge(profile, moment, report)
     }
 
     fn figures(&self) -> Figures {
@@ -355,7 +370,7 @@ impl Outside for Github {
             programs: self.programs.all(Timestamp::now()),
             failures: all.breaker.into_iter().map(|(name, its)| (name, its.failures)).collect(),
             ghosts: all.ghosts,
-            budget: BudgetFigures {
+            budget: Some(BudgetFigures {
                 calls: budget.calls.into_iter().map(|(its, n)| (priority(its), n)).collect(),
                 unchanged: budget.unchanged,
                 refused: budget.refused,
@@ -371,8 +386,25 @@ impl Outside for Github {
                     .into_iter()
                     .map(|(kind, its)| (kind, (its.limit, its.remaining, its.reset_in_seconds)))
                     .collect(),
-            },
+            }),
             deliveries: self.webhook.as_ref().map(|webhook| deliveries(webhook.numbers())),
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        // Its lists cannot be read then, which shows by itself.
+        None
+    }
+
+    fn configure(&self, config: &Config) {
+        // Without a section it goes with the next start; until then it serves whom the pool still has.
+        let own = config.githubs.iter().find(|section| section.name == self.name);
+        if let Some(section) = own {
+            self.access.configure(section);
+            // Checked when the configuration was read.
+            if let Ok(versions) = program_versions(section) {
+                self.programs.configure(versions);
+            }
         }
     }
 
@@ -421,7 +453,7 @@ impl Outside for Github {
 fn ill(health: Health) -> Option<Ill> {
     match health {
         Health::Well => None,
-        Health::Ill { since, reason } => Some(Ill { since, reason }),
+        Health::Ill { since, reason } => Some(Ill { since: Some(since), reason }),
     }
 }
 

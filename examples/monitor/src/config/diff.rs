@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use runner_core::{Profile, ProfileName, image::RecipeKind};
 use toml::{Table, Value};
 
-use super::{Config, local_forge};
+use super::{Config, github, gitlab, local_forge};
 
 /// What an edit changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Of the profiles, in words. Applied at once.
+    /// Of the profiles and of who may use them, in words. Applied at once.
     pub profiles: Vec<String>,
     /// The keys of the rest, such as `http.listen`. They wait for a restart. Never their values: some are
     /// nobody's business.
@@ -20,10 +20,13 @@ pub struct Changes {
 impl Changes {
     /// From a configuration and its text to another.
     pub fn between(old: (&Config, &str), new: (&Config, &str)) -> Self {
-        Self {
-            profiles: profiles(&old.0.profiles, &new.0.profiles),
-            restart: keys(&table(old.1), &table(new.1)),
-        }
+        let gitlabs = gitlab::edits(&old.0.gitlabs, &new.0.gitlabs);
+        let mut profiles = profiles(&old.0.profiles, &new.0.profiles);
+        profiles.extend(gitlabs.live);
+        profiles.extend(github::edits(&old.0.githubs, &new.0.githubs));
+        let mut restart = keys(&table(old.1), &table(new.1));
+        restart.extend(gitlabs.restart);
+        Self { profiles, restart }
     }
 
     /// Whether nothing changes but comments and order.
@@ -52,13 +55,22 @@ impl Config {
     pub fn hold_back(&mut self, started: &Self) -> Vec<String> {
         let mut waits = Vec::new();
         let of_forge = |config: &Self, name: &ProfileName| {
-            config.githubs.iter().find_map(|github| github.profiles.get(name).cloned())
+            config
+                .githubs
+                .iter()
+                .find_map(|github| github.profiles.get(name))
+                .map(|its| its.settled())
         };
+        let is_gitlab =
+            |profile: &Profile| started.gitlabs.iter().any(|gitlab| gitlab.name == profile.forge);
         let all = std::mem::take(&mut self.profiles);
         for mut profile in all {
             let before = started.profiles.iter().find(|before| before.name == profile.name);
             match before {
                 _ if profile.forge == local_forge() => (),
+                // A GitLab takes on all of a profile.
+                None if is_gitlab(&profile) => (),
+                Some(before) if before.forge == profile.forge && is_gitlab(&profile) => (),
                 Some(before) if before.forge == profile.forge => {
                     if before.labels != profile.labels {
                         waits.push(format!("profile.{}.labels", profile.name));
@@ -150,11 +162,12 @@ fn period(time: Duration) -> String {
     format!("{} s", time.as_secs_f64())
 }
 
-/// Everything but the profiles. A text that is no table has none; it was parsed before.
+/// Everything but the profiles and GitLabs. A text that is no table has none; it was parsed before.
 fn table(text: &str) -> BTreeMap<String, Value> {
     let table: Table = text.parse().unwrap_or_default();
     let mut found = BTreeMap::new();
-    for (key, value) in table.into_iter().filter(|(key, _)| key != "profile") {
+    let plain = |key: &String| key != "profile" && key != "gitlab";
+    for (key, value) in table.into_iter().filter(|(key, _)| plain(key)) {
         flatten(key, value, &mut found);
     }
     found

@@ -11,9 +11,11 @@ use toml::Spanned;
 use super::{
     access::Access,
     github::{Github, GithubGroup, GithubSource, OfGithub},
+    gitlab::{Gitlab, OfGitlab},
     guests::Guests,
     http::Http,
     hypervisor::{Libvirt, Qemu},
+    secret::SecretPlace,
     tokens::TokenSection,
     units::{Period, Reach, Size},
 };
@@ -30,6 +32,8 @@ pub(super) struct File {
     pub guests: Option<Guests>,
     #[serde(rename = "github")]
     pub githubs: Vec<Spanned<Github>>,
+    #[serde(rename = "gitlab")]
+    pub gitlabs: Vec<Spanned<Gitlab>>,
     pub local: Local,
     pub log: Log,
     pub pace: Pace,
@@ -124,6 +128,14 @@ pub(super) struct Profile {
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,
     pub runner_version: Option<String>,
+    pub exposed: Option<bool>,
+    pub runner_token: Option<Spanned<SecretPlace>>,
+    pub tags: Option<BTreeSet<Label>>,
+    pub description: Option<String>,
+    pub run_untagged: Option<bool>,
+    pub protected_only: Option<bool>,
+    pub maximum_timeout: Option<Period>,
+    pub gateway: Option<bool>,
     pub deny: Option<Spanned<Names>>,
     pub allow: Option<Spanned<Names>>,
 }
@@ -132,6 +144,20 @@ impl Profile {
     /// Who may use it.
     pub fn access(&self) -> Access {
         Access { deny: self.deny.clone(), allow: self.allow.clone() }
+    }
+
+    /// What it says of its GitLab.
+    pub fn of_gitlab(&self) -> OfGitlab {
+        OfGitlab {
+            exposed: self.exposed,
+            runner_token: self.runner_token.clone(),
+            tags: self.tags.clone(),
+            description: self.description.clone(),
+            run_untagged: self.run_untagged,
+            protected_only: self.protected_only,
+            maximum_timeout: self.maximum_timeout,
+            gateway: self.gateway,
+        }
     }
 
     /// What it says of its GitHub.

@@ -3,16 +3,26 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use runner_core::{ForgeName, ProfileName};
-use serde::{Deserialize, Deserializer, de};
+use runner_core::{
+    ForgeName, ProfileName,
+    access::{Names, Rules},
+};
+use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, local_forge, place::Source, units::Period};
+use super::{
+    ConfigError,
+    access::Access,
+    local_forge,
+    numbers::Numbers,
+    place::Source,
+    secret::{SecretPlace, secret, secret_at},
+    units::Period,
+};
 use crate::compose;
 
 /// One GitHub, and what of it the runners belong to.
@@ -36,6 +46,8 @@ pub struct GithubConfig {
     pub budget: GithubBudget,
     /// How often it is asked.
     pub pace: GithubPace,
+    /// Who may use its runners, where the rules of a profile name nobody.
+    pub access: Rules,
     /// What it must know of the profiles it serves.
     pub profiles: BTreeMap<ProfileName, GithubProfile>,
 }
@@ -54,51 +66,6 @@ pub enum GithubLogin {
         /// Its installation. Found out, if none.
         installation: Option<u64>,
     },
-}
-
-/// Where a secret is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretPlace {
-    /// In a file.
-    File(PathBuf),
-    /// In a variable of the environment.
-    Environment(String),
-    /// Among systemd's credentials.
-    Credential(String),
-}
-
-/// Reads one key and its text. What is written there instead may be the secret itself: no error repeats it.
-impl<'de> Deserialize<'de> for SecretPlace {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const WAY_OUT: &str =
-            "say where it is: { file = … }, { environment = … } or { credential = … }";
-        struct Place;
-        impl<'de> de::Visitor<'de> for Place {
-            type Value = SecretPlace;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(WAY_OUT)
-            }
-
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<SecretPlace, E> {
-                Err(E::custom(format!("a secret is not written here; {WAY_OUT}")))
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<SecretPlace, A::Error> {
-                let wrong = || de::Error::custom(WAY_OUT);
-                let key: String = map.next_key()?.ok_or_else(wrong)?;
-                let text: String = map.next_value().map_err(|_| wrong())?;
-                let place = match key.as_str() {
-                    "file" => SecretPlace::File(text.into()),
-                    "environment" => SecretPlace::Environment(text),
-                    "credential" => SecretPlace::Credential(text),
-                    _ => return Err(wrong()),
-                };
-                if map.next_key::<String>()?.is_some() { Err(wrong()) } else { Ok(place) }
-            }
-        }
-        deserializer.deserialize_any(Place)
-    }
 }
 
 /// Whose log of deliveries it is.
@@ -169,6 +136,34 @@ pub struct GithubProfile {
     pub scale_set: String,
     /// The version of the runner program in its image, where that is known.
     pub runner_version: Option<String>,
+    /// Who may use its runners.
+    pub access: Rules,
+}
+
+impl GithubProfile {
+    /// What of it GitHub was told, or is asked by: it is settled when the service starts.
+    pub(super) fn settled(&self) -> (Option<GithubGroup>, Vec<GithubSource>, String) {
+        (self.group.clone(), self.sources.clone(), self.scale_set.clone())
+    }
+}
+
+/// What an edit changes of profiles, in words, that is taken on at once.
+pub(super) fn edits(old: &[GithubConfig], new: &[GithubConfig]) -> Vec<String> {
+    let profiles = |all| <[GithubConfig]>::iter(all).flat_map(|github| &github.profiles);
+    let before = |name: &ProfileName| profiles(old).find(|(of, _)| *of == name);
+    let mut words = Vec::new();
+    for (name, now) in profiles(new) {
+        let Some((_, before)) = before(name) else { continue };
+        if before.access != now.access {
+            words.push(format!("profile {name}: who may use it"));
+        }
+        if before.runner_version != now.runner_version {
+            let shown = |version: &Option<String>| version.clone().unwrap_or("none".to_owned());
+            let (before, now) = (shown(&before.runner_version), shown(&now.runner_version));
+            words.push(format!("profile {name}: runner_version {before} → {now}"));
+        }
+    }
+    words
 }
 
 #[derive(Deserialize)]
@@ -193,6 +188,8 @@ pub(super) struct Github {
     poll_every: Option<Spanned<Period>>,
     sweep_every: Option<Spanned<Period>>,
     job_deadline: Option<Spanned<Period>>,
+    deny: Option<Spanned<Names>>,
+    allow: Option<Spanned<Names>>,
 }
 
 #[derive(Deserialize)]
@@ -331,7 +328,9 @@ fn place(
         sweep_every: numbers.period("sweep_every", section.sweep_every, 300)?,
         job_deadline: numbers.period("job_deadline", section.job_deadline, 180)?,
     };
+    let access = Access { deny: section.deny, allow: section.allow }.rules(source, key)?;
     let config = GithubConfig {
+        access,
         name: section.name.into_inner(),
         url: section.url.into_inner(),
         login,
@@ -373,6 +372,7 @@ impl Place {
         &mut self,
         profile: &ProfileName,
         said: OfGithub,
+        access: Rules,
     ) -> Result<(), (&'static str, String)> {
         let config = &self.config;
         let polls = !config.repositories.is_empty() || compose::is_repository(config);
@@ -430,7 +430,7 @@ impl Place {
         if let Some(Err(error)) = runner_version.as_deref().map(compose::check_runner_version) {
             return Err(("runner_version", error.to_string()));
         }
-        let says = GithubProfile { group, sources, scale_set, runner_version };
+        let says = GithubProfile { group, sources, scale_set, runner_version, access };
         self.config.profiles.insert(profile.clone(), says);
         Ok(())
     }
@@ -446,82 +446,5 @@ impl OfGithub {
             ("runner_version", self.runner_version.is_some()),
         ];
         keys.into_iter().find_map(|(key, is_there)| is_there.then_some(key))
-    }
-}
-
-fn secret(
-    source: &Source<'_>,
-    base: &Path,
-    key: &str,
-    place: Spanned<SecretPlace>,
-) -> Result<SecretPlace, ConfigError> {
-    let span = place.span();
-    secret_at(source, base, key, span, place.into_inner())
-}
-
-fn secret_at(
-    source: &Source<'_>,
-    base: &Path,
-    key: &str,
-    span: std::ops::Range<usize>,
-    place: SecretPlace,
-) -> Result<SecretPlace, ConfigError> {
-    let plain = |text: &str, more: &[u8]| {
-        let fits = |b: u8| b.is_ascii_alphanumeric() || more.contains(&b);
-        !text.is_empty() && !text.starts_with('.') && text.bytes().all(fits)
-    };
-    // What is written here in place of a place may be the secret: it is not repeated.
-    let problem = match &place {
-        SecretPlace::File(path) if path.as_os_str().is_empty() => "name a file",
-        SecretPlace::Environment(name) if !plain(name, b"_") => {
-            "this is not the name of a variable; write the variable's name, not its value"
-        }
-        SecretPlace::Credential(name) if !plain(name, b"-_.") => {
-            "this is not the name of a credential; write the ID of LoadCredential="
-        }
-        SecretPlace::File(path) => return Ok(SecretPlace::File(base.join(path))),
-        _ => return Ok(place),
-    };
-    Err(source.problem(Some(span), key, problem))
-}
-
-/// Reads the numbers of one section.
-struct Numbers<'a> {
-    source: &'a Source<'a>,
-    key: &'a str,
-}
-
-impl Numbers<'_> {
-    fn number<T: PartialOrd + Copy + From<u8> + std::fmt::Display>(
-        &self,
-        key: &str,
-        number: Option<Spanned<T>>,
-        default: T,
-        most: T,
-    ) -> Result<T, ConfigError> {
-        match number {
-            Some(given) if *given.get_ref() < T::from(1) || *given.get_ref() > most => {
-                let problem = format!("it is from 1 to {most}; the default is {default}");
-                let key = format!("{}.{key}", self.key);
-                Err(self.source.problem(Some(given.span()), key, problem))
-            }
-            given => Ok(given.map_or(default, Spanned::into_inner)),
-        }
-    }
-
-    fn period(
-        &self,
-        key: &str,
-        period: Option<Spanned<Period>>,
-        default: u64,
-    ) -> Result<Duration, ConfigError> {
-        match period {
-            Some(given) if given.get_ref().0.is_zero() => {
-                let problem = format!("it must be above zero; the default is {default}s");
-                let key = format!("{}.{key}", self.key);
-                Err(self.source.problem(Some(given.span()), key, problem))
-            }
-            given => Ok(given.map_or(Duration::from_secs(default), |given| given.into_inner().0)),
-        }
     }
 }

@@ -131,7 +131,8 @@ fn groups(name: &str, found: &GithubSurvey) -> Vec<Check> {
 fn queues(name: &str, section: &GithubConfig, found: &GithubSurvey) -> Vec<Check> {
     let name = format!("{name}: queued jobs");
     let is_needed = section.profiles.values().all(|its| its.sources == [GithubSource::Poll]);
-    let fails: Vec<_> = found.queues.iter().filter_map(|(of, can)| Some((of, can.as_ref().err()?))).collect();
+    let fails: Vec<_> =
+        found.queues.iter().filter_map(|(of, can)| Some((of, can.as_ref().err()?))).collect();
     let check = |(repository, error): &(&String, &Error)| {
         let found = format!("those of {repository} cannot be asked for: {}", chain(*error));
         let way_out = format!(
@@ -157,10 +158,12 @@ fn webhook(name: &str, section: &GithubConfig, found: &GithubSurvey) -> Check {
         let way_out = "write the secret that the hook has at GitHub there";
         return Check::failure(&name, chain(error), way_out);
     }
-    let address = format!("https://THIS-SERVICE{}/forges/{}/webhook", crate::http::API, section.name);
+    let address =
+        format!("https://THIS-SERVICE{}/forges/{}/webhook", crate::http::API, section.name);
     match &found.hook {
         GithubHook::Unwanted => {
-            let sets = |its: &crate::config::GithubProfile| its.sources.contains(&GithubSource::ScaleSet);
+            let sets =
+                |its: &crate::config::GithubProfile| its.sources.contains(&GithubSource::ScaleSet);
             let why = if section.profiles.values().all(sets) {
                 "scale sets tell at once".to_owned()
             } else {
@@ -175,16 +178,20 @@ fn webhook(name: &str, section: &GithubConfig, found: &GithubSurvey) -> Check {
         GithubHook::Missing => Check::failure(
             &name,
             "no hook delivers here",
-            format!("make one in GitHub's settings under Webhooks, for workflow jobs, to {address}"),
+            format!(
+                "make one in GitHub's settings under Webhooks, for workflow jobs, to {address}"
+            ),
         ),
         GithubHook::Elsewhere(url) => Check::failure(
             &name,
             format!("the hook that is configured delivers to {url}"),
             format!("change its address to {address}, or `hook` to the number of another"),
         ),
-        GithubHook::Off => {
-            Check::failure(&name, "the hook is switched off", "tick \"Active\" in its settings at GitHub")
-        }
+        GithubHook::Off => Check::failure(
+            &name,
+            "the hook is switched off",
+            "tick \"Active\" in its settings at GitHub",
+        ),
         GithubHook::Deaf => Check::failure(
             &name,
             "the hook delivers no workflow jobs",

@@ -124,7 +124,8 @@ fn info(name: &ForgeName, figures: Figures) -> ForgeInfo {
     for (profile, program) in figures.programs {
         profiles.entry(profile.to_string()).or_default().program = Some(program.into());
     }
-    let hourly = figures.budget.hourly.into_iter();
+    let budget = figures.budget.unwrap_or_default();
+    let hourly = budget.hourly.into_iter();
     let limit = |(kind, (limit, remaining, resets_in_seconds))| {
         (kind, LimitInfo { limit, remaining, resets_in_seconds })
     };
@@ -141,13 +142,14 @@ fn info(name: &ForgeName, figures: Figures) -> ForgeInfo {
             .deliveries
             .and_then(|deliveries| deliveries.last_heard_at)
             .map(|at| at.to_string()),
-        paused_seconds: figures.budget.paused_seconds,
+        paused_seconds: budget.paused_seconds,
         limits: hourly.map(limit).collect(),
     }
 }
 
 fn told(ill: Option<&Ill>) -> (Option<String>, Option<String>) {
-    (ill.map(|ill| ill.since.to_string()), ill.map(|ill| ill.reason.clone()))
+    let since = ill.and_then(|ill| ill.since);
+    (since.map(|at| at.to_string()), ill.map(|ill| ill.reason.clone()))
 }
 
 impl From<SourceFigures> for SourceInfo {

@@ -11,6 +11,7 @@ use poem::{
     get, handler,
     http::{HeaderValue, Method, StatusCode, header},
     middleware::SizeLimit,
+    post,
     web::Data,
 };
 use runner_core::error::chain;
@@ -18,8 +19,10 @@ use runner_core::error::chain;
 use super::{door::Pace, text};
 use crate::guests::Guests;
 
+mod hooks;
 mod known;
 
+pub use hooks::Hooks;
 pub use known::Guest;
 
 /// The largest body that is read, in bytes.
@@ -41,7 +44,9 @@ const FILES: [&str; 2] = ["/image-deps/", "/cache/"];
 pub fn routes(guests: Guests, files: Files) -> impl Endpoint {
     let mut route = Route::new()
         .at("/github-jitconfig", get(jit_config))
-        .at("/boot", get(boot));
+        .at("/boot", get(boot))
+        .at("/job-started", post(hooks::job_started))
+        .at("/job-completed", post(hooks::job_completed));
     for (path, directory) in [("/image-deps", files.image_deps), ("/cache", files.cache)] {
         if let Some(directory) = directory {
             route = route.nest(path, StaticFilesEndpoint::new(directory));

@@ -9,7 +9,7 @@ use super::{
     catalogue::{self, Kind, Metric},
     pool::seconds,
 };
-use crate::remote::{Figures, Remotes};
+use crate::remote::{BudgetFigures, Figures, Remotes};
 
 /// What is read at every collection.
 const READ: &[Metric] = &[
@@ -98,9 +98,11 @@ fn family<'a>(
 fn of<'a>(metric: &Metric, figures: &'a Figures) -> Vec<(Vec<&'a str>, f64)> {
     let one = |value: f64| vec![(Vec::new(), value)];
     let yes = |is: bool| f64::from(u8::from(is));
-    let budget = &figures.budget;
+    let budget = |value: fn(&BudgetFigures) -> f64| {
+        figures.budget.iter().map(|its| (Vec::new(), value(its))).collect()
+    };
     let hourly = |value: fn(&(u64, u64, u64)) -> u64| {
-        let each = budget.hourly.iter();
+        let each = figures.budget.iter().flat_map(|its| its.hourly.iter());
         each.map(|(kind, its)| (vec![kind.as_str()], value(its) as f64)).collect()
     };
     match metric.name {
@@ -132,18 +134,20 @@ fn of<'a>(metric: &Metric, figures: &'a Figures) -> Vec<(Vec<&'a str>, f64)> {
             .collect()
         }
         name if name == catalogue::FORGE_REQUESTS.name => {
-            let each = budget.calls.iter();
+            let each = figures.budget.iter().flat_map(|its| its.calls.iter());
             each.map(|(purpose, count)| (vec![*purpose], *count as f64)).collect()
         }
-        name if name == catalogue::FORGE_UNCHANGED.name => one(budget.unchanged as f64),
-        name if name == catalogue::FORGE_REFUSED.name => one(budget.refused as f64),
-        name if name == catalogue::FORGE_GIVEN_UP.name => one(budget.given_up as f64),
-        name if name == catalogue::FORGE_WAITED.name => one(budget.waited_seconds),
-        name if name == catalogue::FORGE_IN_FLIGHT.name => one(budget.in_flight as f64),
-        name if name == catalogue::FORGE_WAITING.name => one(budget.waiting as f64),
-        name if name == catalogue::FORGE_POINTS.name => one(budget.points_last_minute.into()),
-        name if name == catalogue::FORGE_MINTS.name => one(budget.registrations_last_minute.into()),
-        name if name == catalogue::FORGE_PAUSED.name => one(budget.paused_seconds),
+        name if name == catalogue::FORGE_UNCHANGED.name => budget(|its| its.unchanged as f64),
+        name if name == catalogue::FORGE_REFUSED.name => budget(|its| its.refused as f64),
+        name if name == catalogue::FORGE_GIVEN_UP.name => budget(|its| its.given_up as f64),
+        name if name == catalogue::FORGE_WAITED.name => budget(|its| its.waited_seconds),
+        name if name == catalogue::FORGE_IN_FLIGHT.name => budget(|its| its.in_flight as f64),
+        name if name == catalogue::FORGE_WAITING.name => budget(|its| its.waiting as f64),
+        name if name == catalogue::FORGE_POINTS.name => budget(|its| its.points_last_minute.into()),
+        name if name == catalogue::FORGE_MINTS.name => {
+            budget(|its| its.registrations_last_minute.into())
+        }
+        name if name == catalogue::FORGE_PAUSED.name => budget(|its| its.paused_seconds),
         name if name == catalogue::FORGE_LIMIT.name => hourly(|its| its.0),
         name if name == catalogue::FORGE_LEFT.name => hourly(|its| its.1),
         name if name == catalogue::FORGE_RESET.name => hourly(|its| its.2),

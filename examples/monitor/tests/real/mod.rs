@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+pub mod gate;
+
 /// The token of every service here.
 pub const TOKEN: &str = "planted-token-5be0";
 

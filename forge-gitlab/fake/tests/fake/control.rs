@@ -54,6 +54,37 @@ async fn a_job_is_made_taken_and_looked_at() {
 }
 
 #[tokio::test]
+async fn a_pipeline_is_somebodys_and_its_jobs_need_each_other() {
+    let world = World::new().await;
+    let post = async |path, body| control(&world, Method::POST, path, Some(body)).await;
+    let pipeline = json!({
+        "project": "acme/infra/app",
+        "user": "ada",
+        "jobs": [
+            { "name": "build", "script": ["make"], "artifacts": ["out/"] },
+            { "name": "test", "script": ["make test"], "stage": "later", "needs": ["build"] },
+        ],
+    });
+    let made = post("/_fake/pipelines", pipeline).await;
+    assert_eq!(made.status, 201);
+    let taken = Taken::from(world.ask(world.asking()).await.json());
+    assert_eq!(made.json()["jobs"][0], json!(taken.id));
+    assert_eq!(taken.payload["artifacts"][0]["paths"], json!(["out/"]));
+    let variables = taken.payload["variables"].as_array().unwrap();
+    let user = variables.iter().find(|variable| variable["key"] == "GITLAB_USER_LOGIN").unwrap();
+    assert_eq!(user["value"], "ada");
+    assert_eq!(world.ask(world.asking()).await.status, 204, "the other one waits for it");
+    for wrong in [
+        json!({ "project": "a/b", "jobs": [] }),
+        json!({ "project": "a/b", "jobs": [{ "project": "c/d", "name": "x", "script": [] }] }),
+    ] {
+        assert_eq!(post("/_fake/pipelines", wrong).await.status, 400);
+    }
+    assert_eq!(post("/_fake/jobs", json!({ "name": "x", "script": [] })).await.status, 400);
+    world.done();
+}
+
+#[tokio::test]
 async fn things_are_broken_and_mended() {
     let world = World::new().await;
     let post = async |path, body| control(&world, Method::POST, path, Some(body)).await;

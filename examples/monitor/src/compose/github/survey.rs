@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use forge_github::{
-    Client, HttpTransport, Place, Rest, Scope, budget::Limits, downloads::RunnerVersion,
+    Client, HttpTransport, Place, Rest, Scope,
+    budget::Limits,
+    downloads::RunnerVersion,
     rest::{Answer, Call, Identity},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -291,11 +293,10 @@ impl Ask<'_> {
         }
         let path = self.scope.path();
         let found: Result<Vec<HookPage>> = match section.hook {
-            Some(config::Hook::Number(number)) => {
-                self.get(format!("{path}/hooks/{number}")).await.and_then(|answer| {
-                    answer.json("read the hook").map(|hook| vec![hook])
-                })
-            }
+            Some(config::Hook::Number(number)) => self
+                .get(format!("{path}/hooks/{number}"))
+                .await
+                .and_then(|answer| answer.json("read the hook").map(|hook| vec![hook])),
             Some(config::Hook::App) => {
                 let call = Call { identity: Identity::App, ..Call::get("/app/hook/config") };
                 self.client.call(call).await.and_then(|answer| {
@@ -307,7 +308,9 @@ impl Ask<'_> {
                 })
             }
             None => match self.scope {
-                Scope::Enterprise(_) => Err(Error::unsupported("the list of an enterprise's hooks")),
+                Scope::Enterprise(_) => {
+                    Err(Error::unsupported("the list of an enterprise's hooks"))
+                }
                 Scope::Organization(_) | Scope::Repository(_) => {
                     let answer = self.get(format!("{path}/hooks?per_page=100")).await;
                     answer.and_then(|answer| answer.json("list the hooks"))
@@ -333,7 +336,9 @@ impl Ask<'_> {
         match hook.last_response.code {
             _ if !hook.active => GithubHook::Off,
             _ if !hears => GithubHook::Deaf,
-            Some(code) if code != 0 && StatusCode::from_u16(code).is_ok_and(|it| !it.is_success()) => {
+            Some(code)
+                if code != 0 && StatusCode::from_u16(code).is_ok_and(|it| !it.is_success()) =>
+            {
                 GithubHook::Failing { code, number: hook.id }
             }
             _ => GithubHook::Well,
