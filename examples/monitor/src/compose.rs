@@ -174,6 +174,19 @@ pub fn is_repository(section: &config::GithubConfig) -> bool {
     github::is_repository(section)
 }
 
+/// Asks a GitHub for what the service would need of it. Changes nothing.
+///
+/// # Errors
+/// When it cannot even be asked, such as for authorities that cannot be read.
+pub async fn survey_github(section: &config::GithubConfig) -> Result<GithubSurvey> {
+    github::survey(section).await
+}
+
+/// Whether a version of GitHub's runner program is older than another.
+pub fn is_older_runner(version: &str, newest: &str) -> bool {
+    github::is_older(version, newest)
+}
+
 /// Whether there can be a GitLab at an address.
 ///
 /// # Errors
@@ -212,19 +225,6 @@ pub async fn examine_gitlab(
     data_dir: &Path,
 ) -> anyhow::Result<Vec<GitlabFinding>> {
     gitlab::examine(section, &forge_dir(data_dir, &section.name)).await
-}
-
-/// Asks a GitHub for what the service would need of it. Changes nothing.
-///
-/// # Errors
-/// When it cannot even be asked, such as for authorities that cannot be read.
-pub async fn survey_github(section: &config::GithubConfig) -> Result<GithubSurvey> {
-    github::survey(section).await
-}
-
-/// Whether a version of GitHub's runner program is older than another.
-pub fn is_older_runner(version: &str, newest: &str) -> bool {
-    github::is_older(version, newest)
 }
 
 /// Whether libvirt can be asked for what a configuration says.

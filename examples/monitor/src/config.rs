@@ -145,7 +145,7 @@ impl Config {
         let mut taken = vec![local_forge()];
         taken.extend(githubs.iter().map(|place| place.config.name.clone()));
         let gitlabs = gitlab::gitlabs(&source, base, file.gitlabs, &taken)?;
-        let mut forges = Forges { githubs, gitlabs };
+        let mut forges = Forges { githubs, gitlabs, machines_are_heard: guests.is_some() };
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {

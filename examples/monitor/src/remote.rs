@@ -71,6 +71,26 @@ pub enum NotProven {
     Failed(Error),
 }
 
+/// When a machine tells of its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Before its first step.
+    Started,
+    /// After its last.
+    Completed,
+}
+
+/// What a machine told of its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobTold {
+    /// The job in words.
+    pub job: String,
+    /// Why it may not run, if it may not.
+    pub refused: Option<String>,
+    /// What the machine is answered.
+    pub answer: String,
+}
+
 /// What the service asks of a forge elsewhere.
 ///
 /// # Contract
@@ -89,9 +109,16 @@ pub trait Outside: Send + Sync + 'static {
     /// `Invalid` for what a machine could not read.
     fn user_data(
         &self,
+        profile: &ProfileName,
         secret: &Secret<String>,
         contact: &Contact,
-    ) -> runner_core::Result<Secret<String>>;
+    ) -> Result<Secret<String>>;
+
+    /// Takes in what a machine of this profile tells of its job, and judges one that is about to begin.
+    ///
+    /// # Errors
+    /// `Invalid` for what cannot be read, `Unsupported` where machines have nothing to tell.
+    fn job_told(&self, profile: &ProfileName, moment: Moment, report: &[u8]) -> Result<JobTold>;
 
     /// Asks the forge whether a workflow is what it says, and what it may have, by an artifact that only it can
     /// have uploaded. Good once. `held` is how many workers its repository has already.
@@ -101,7 +128,7 @@ pub trait Outside: Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// May be dropped at any moment; the proof may be used up then.
-    async fn prove(&self, claim: &Claim, held: u32) -> Result<Proven, NotProven> {
+    async fn prove(&self, claim: &Claim, held: u32) -> std::result::Result<Proven, NotProven> {
         let _ = (claim, held);
         Err(NotProven::Refused("this forge knows no proofs".to_owned()))
     }
@@ -205,8 +232,8 @@ pub struct Figures {
 /// Something that cannot be relied upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ill {
-    /// Since when.
-    pub since: Timestamp,
+    /// Since when, where that is known.
+    pub since: Option<Timestamp>,
     /// Why, in words for the operator.
     pub reason: String,
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use poem::EndpointExt;
 use runner_core::{
     Clock, EventLog, Forge, OwnerId, Pool, PoolParts, Status, Store, error::chain,
     local::LocalQueue,
@@ -181,7 +182,14 @@ impl Service {
                 let plain = HttpConfig { tls: None, ..config.http.clone() };
                 let server = http::Server::new(listener, &plain)?;
                 let files = config.servo.as_ref().map(guest::Files::of).unwrap_or_default();
-                let routes = guest::routes(guests.clone(), files, &plain);
+                let hooks = guest::Hooks::new(
+                    remotes.clone(),
+                    told.subscribe(),
+                    pool.statuses(),
+                    events.clone(),
+                    clock,
+                );
+                let routes = guest::routes(guests.clone(), files, &plain).data(hooks);
                 let serving = server.run(routes, stop.clone());
                 let served = async move {
                     let (served, ()) = tokio::join!(serving, guests.attend());

@@ -21,8 +21,8 @@ use forge_github::{
 use jiff::Timestamp;
 use poem::http::HeaderMap;
 use runner_core::{
-    Clock, Error, Label, OwnerId, Profile, ProfileName, Result, Secret, Status, error::chain,
-    status::ProfileStatus,
+    Clock, Error, ForgeName, Label, OwnerId, Profile, ProfileName, Result, Secret, Status,
+    error::chain, status::ProfileStatus,
 };
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -31,14 +31,16 @@ use crate::{
     config::{self, Config, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
     guests::Contact,
     remote::{
-        self, Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, MAX_DELIVERY_BYTES,
-        NotProven, Note, Outside, Proven, Remote, SourceFigures,
+        self, Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, JobTold,
+        MAX_DELIVERY_BYTES, Moment, NotProven, Note, Outside, Proven, Remote, SourceFigures,
     },
 };
 
+mod access;
 mod programs;
 mod survey;
 
+use access::Access;
 use programs::Programs;
 pub use survey::{GithubHook, GithubSurvey, HourlyLimit};
 pub(super) use survey::{is_older, survey};
@@ -163,6 +165,8 @@ pub(super) async fn remote(
         (name.clone(), order.collect())
     });
     let outside = Github {
+        name: section.name.clone(),
+        access: Access::new(section),
         place: place.to_string(),
         orders: orders.collect(),
         programs,
@@ -303,7 +307,9 @@ fn program_versions(
 
 /// What the service has of one GitHub.
 struct Github {
+    name: ForgeName,
     place: String,
+    access: Access,
     /// Whom the configuration says to ask for each profile.
     orders: BTreeMap<ProfileName, Vec<&'static str>>,
     programs: Arc<Programs>,
@@ -348,14 +354,19 @@ impl Outside for Github {
         Delivered { status: outcome.status(), said }
     }
 
-    fn user_data(&self, secret: &Secret<String>, contact: &Contact) -> Result<Secret<String>> {
+    fn user_data(
+        &self,
+        profile: &ProfileName,
+        secret: &Secret<String>,
+        contact: &Contact,
+    ) -> Result<Secret<String>> {
         let url = contact.url.parse().map_err(|_| {
             Error::invalid("the address of [guests]", format!("{:?} is no URL", contact.url))
         })?;
         let monitor = guest::Monitor {
             url,
             token: contact.token.clone(),
-            when_unheard: guest::WhenUnheard::default(),
+            when_unheard: self.access.when_unheard(profile),
         };
         guest::user_data(secret, Some(&monitor))
     }
@@ -382,6 +393,10 @@ impl Outside for Github {
             }),
             Err(NoProof::Failed(error)) => Err(NotProven::Failed(error)),
         }
+    }
+
+    fn job_told(&self, profile: &ProfileName, moment: Moment, report: &[u8]) -> Result<JobTold> {
+        self.access.judge(profile, moment, report)
     }
 
     fn figures(&self) -> Figures {
@@ -432,7 +447,17 @@ impl Outside for Github {
         None
     }
 
-    fn configure(&self, _: &Config) {}
+    fn configure(&self, config: &Config) {
+        // Without a section it goes with the next start; until then it serves whom the pool still has.
+        let own = config.githubs.iter().find(|section| section.name == self.name);
+        if let Some(section) = own {
+            self.access.configure(section);
+            // Checked when the configuration was read.
+            if let Ok(versions) = program_versions(section) {
+                self.programs.configure(versions);
+            }
+        }
+    }
 
     fn news(&self) -> Vec<String> {
         let notes = self.forge.notes();
@@ -479,7 +504,7 @@ impl Outside for Github {
 fn ill(health: Health) -> Option<Ill> {
     match health {
         Health::Well => None,
-        Health::Ill { since, reason } => Some(Ill { since, reason }),
+        Health::Ill { since, reason } => Some(Ill { since: Some(since), reason }),
     }
 }
 

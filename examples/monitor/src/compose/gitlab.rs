@@ -24,14 +24,11 @@ use super::secret;
 use crate::{
     config::{self, Config, GitlabPlace, SecretPlace},
     guests::Contact,
-    remote::{Asked, Delivered, Figures, Ill, Outside, Remote, SourceFigures},
+    remote::{Asked, Delivered, Figures, Ill, JobTold, Moment, Outside, Remote, SourceFigures},
 };
 
 /// How often the files of secrets are looked at.
 const SECRETS_EVERY: Duration = Duration::from_secs(5);
-
-/// How it is known what waits: GitLab is asked.
-const POLL: &str = "poll";
 
 /// How long to wait at the end until GitLab knows how jobs ended.
 const TELL_LIMIT: Duration = Duration::from_secs(5);
@@ -67,7 +64,6 @@ pub(super) async fn remote(
         forge: forge.clone(),
         wanted,
         unreadable,
-        since: Mutex::default(),
         _following: AbortOnDropHandle::new(tokio::spawn(following)),
     };
     Ok(Remote { forge: Arc::new(forge), outside: Arc::new(outside) })
@@ -280,27 +276,7 @@ struct Gitlab {
     wanted: watch::Sender<config::GitlabConfig>,
     /// Why a secret cannot be read.
     unreadable: Arc<Mutex<Option<String>>>,
-    /// Since when something is wrong: with a profile, or with all of it.
-    since: Mutex<BTreeMap<Option<ProfileName>, Timestamp>>,
     _following: AbortOnDropHandle<()>,
-}
-
-impl Gitlab {
-    /// What is wrong, since it was first asked for while it was.
-    fn ill(&self, profile: Option<&ProfileName>, reason: Option<String>) -> Option<Ill> {
-        let mut all = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        let profile = profile.cloned();
-        match reason {
-            Some(reason) => {
-                let since = *all.entry(profile).or_insert_with(Timestamp::now);
-                Some(Ill { since, reason })
-            }
-            None => {
-                all.remove(&profile);
-                None
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -314,32 +290,44 @@ impl Outside for Gitlab {
         Delivered { status: StatusCode::NOT_FOUND, said }
     }
 
-    fn user_data(&self, _: &Secret<String>, _: &Contact) -> Result<Secret<String>> {
-        Err(Error::unsupported("user data for a machine whose jobs are brought to it"))
-    }
-
     fn figures(&self) -> Figures {
+        let ill = |reason: String| Ill { since: None, reason };
+        let of = |health: &Health| match health {
+            Health::Well => None,
+            Health::Unregistered => Some(ill("its runner has no token yet".to_owned())),
+            Health::Troubled(why) => Some(ill(why.clone())),
+        };
         let health = self.forge.health();
-        let asks = |(name, health): (&ProfileName, &Health)| {
-            let reason = match health {
-                Health::Well => None,
-                Health::Unregistered => Some("it has no runner at GitLab (yet)".to_owned()),
-                Health::Troubled(why) => Some(why.clone()),
-            };
-            let ill = self.ill(Some(name), reason);
-            SourceFigures { kind: POLL, profile: Some(name.clone()), ill }
+        let source = |(name, health): (&ProfileName, &Health)| SourceFigures {
+            kind: "poll",
+            profile: Some(name.clone()),
+            ill: of(health),
         };
         let asked = |(name, health): (&ProfileName, &Health)| {
-            let now = (*health == Health::Well).then_some(POLL);
-            (name.clone(), Asked { order: vec![POLL], now })
+            let now = (*health == Health::Well).then_some("poll");
+            (name.clone(), Asked { order: vec!["poll"], now })
         };
         Figures {
             place: self.wanted.borrow().url.to_string(),
-            ill: self.ill(None, self.trouble()),
-            sources: health.iter().map(asks).collect(),
+            ill: self.trouble().map(ill).or_else(|| health.values().find_map(of)),
+            sources: health.iter().map(source).collect(),
             asked: health.iter().map(asked).collect(),
             ..Figures::default()
         }
+    }
+
+    /// The machines of a GitLab's jobs are driven from here: they ask for nothing.
+    fn user_data(
+        &self,
+        _: &ProfileName,
+        secret: &Secret<String>,
+        _: &Contact,
+    ) -> Result<Secret<String>> {
+        Ok(secret.clone())
+    }
+
+    fn job_told(&self, _: &ProfileName, _: Moment, _: &[u8]) -> Result<JobTold> {
+        Err(Error::unsupported("what the machine of a GitLab's job tells"))
     }
 
     fn trouble(&self) -> Option<String> {

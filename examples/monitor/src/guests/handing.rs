@@ -67,7 +67,10 @@ impl Forge for Handing {
         // Before there is a machine that could ask.
         self.desk.0.kept.put(&spec.name, secret.clone(), boot_script).await?;
         let told = match self.desk.tells(&spec.profile) {
-            true => Some(self.outside.user_data(&secret, &self.desk.contact(&spec.name))?),
+            true => {
+                let contact = self.desk.contact(&spec.name);
+                Some(self.outside.user_data(&spec.profile, &secret, &contact)?)
+            }
             false => None,
         };
         Ok(Registration { id, secret: told })

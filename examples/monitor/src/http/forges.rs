@@ -148,7 +148,8 @@ fn info(name: &ForgeName, figures: Figures) -> ForgeInfo {
 }
 
 fn told(ill: Option<&Ill>) -> (Option<String>, Option<String>) {
-    (ill.map(|ill| ill.since.to_string()), ill.map(|ill| ill.reason.clone()))
+    let since = ill.and_then(|ill| ill.since);
+    (since.map(|at| at.to_string()), ill.map(|ill| ill.reason.clone()))
 }
 
 impl From<SourceFigures> for SourceInfo {

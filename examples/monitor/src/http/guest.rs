@@ -10,6 +10,8 @@ use poem::{
     endpoint::StaticFilesEndpoint,
     get, handler,
     http::{HeaderValue, Method, StatusCode, header},
+    middleware::SizeLimit,
+    post,
     web::Data,
 };
 use runner_core::error::chain;
@@ -23,8 +25,10 @@ use crate::{
     guests::Guests,
 };
 
+mod hooks;
 mod known;
 
+pub use hooks::Hooks;
 pub use known::Guest;
 
 /// What is served as it is, in directories.
@@ -48,7 +52,11 @@ const FILES: [&str; 2] = ["/image-deps/", "/cache/"];
 
 /// Every path that machines are served at.
 pub fn routes(guests: Guests, files: Files, http: &HttpConfig) -> impl Endpoint + use<> {
-    let mut route = Route::new().at("/github-jitconfig", get(jit_config)).at("/boot", get(boot));
+    let mut route = Route::new()
+        .at("/github-jitconfig", get(jit_config))
+        .at("/boot", get(boot))
+        .at("/job-started", post(hooks::job_started))
+        .at("/job-completed", post(hooks::job_completed));
     for (path, directory) in [("/image-deps", files.image_deps), ("/cache", files.cache)] {
         if let Some(directory) = directory {
             route = route.nest(path, StaticFilesEndpoint::new(directory));

@@ -24,8 +24,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What is known of them. Nothing is asked, where no profile says what its image has.
 pub(super) struct Programs {
-    /// What the configuration says.
-    versions: BTreeMap<ProfileName, RunnerVersion>,
     /// What GitHub offered, and when: it does not say when it released a version.
     file: PathBuf,
     state: Mutex<State>,
@@ -33,6 +31,8 @@ pub(super) struct Programs {
 
 #[derive(Default)]
 struct State {
+    /// What the configuration says.
+    versions: BTreeMap<ProfileName, RunnerVersion>,
     seen: Versions,
     /// When the image in use was built.
     built_at: BTreeMap<ProfileName, Timestamp>,
@@ -53,7 +53,12 @@ impl Programs {
             }),
             Err(_) => Versions::default(),
         };
-        Self { versions, file, state: Mutex::new(State { seen, ..State::default() }) }
+        Self { file, state: Mutex::new(State { versions, seen, ..State::default() }) }
+    }
+
+    /// Takes on what an edited configuration says.
+    pub fn configure(&self, versions: BTreeMap<ProfileName, RunnerVersion>) {
+        self.state().versions = versions;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,10 +67,11 @@ impl Programs {
 
     /// Asks GitHub again and again what it offers.
     pub async fn attend(&self, client: &Client) {
-        if self.versions.is_empty() {
-            return;
-        }
         loop {
+            if self.state().versions.is_empty() {
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
+            }
             let pause = match client.runner_programs().await {
                 Ok(offered) => {
                     let seen = {
@@ -100,9 +106,6 @@ impl Programs {
 
     /// Takes in which images are in use.
     pub fn follow(&self, status: &Status) {
-        if self.versions.is_empty() {
-            return;
-        }
         let mut state = self.state();
         for image in &status.images {
             let profile = &image.recipe.profile;
@@ -114,7 +117,7 @@ impl Programs {
     /// Each of them, as it is now.
     pub fn all(&self, now: Timestamp) -> BTreeMap<ProfileName, Program> {
         let state = self.state();
-        let each = self.versions.iter();
+        let each = state.versions.iter();
         each.map(|(profile, version)| (profile.clone(), state.program(profile, *version, now)))
             .collect()
     }
@@ -124,10 +127,10 @@ impl Programs {
     pub fn news(&self, now: Timestamp) -> Vec<String> {
         let mut state = self.state();
         let mut news = Vec::new();
-        for (profile, version) in &self.versions {
-            let program = state.program(profile, *version, now);
+        for (profile, version) in state.versions.clone() {
+            let program = state.program(&profile, version, now);
             let Some(warning) = program.warning else {
-                state.told.remove(profile);
+                state.told.remove(&profile);
                 continue;
             };
             let is_over = program.refused_from.is_some_and(|from| from <= now);

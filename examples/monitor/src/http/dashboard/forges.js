@@ -54,7 +54,7 @@ function create({ name }) {
 function update(row, forge) {
   const { place, state, reason, sources, note } = row.parts;
   say(place, forge.place);
-  say(state, forge.usable ? "usable" : `not usable since ${clock(forge.since)}`);
+  say(state, forge.usable ? "usable" : `not usable${forge.since ? ` since ${clock(forge.since)}` : ""}`);
   row.classList.toggle("ill", !forge.usable);
   say(reason, told(forge.reason));
   reason.hidden = forge.usable;
