@@ -88,6 +88,7 @@ mod observe;
 pub mod plan;
 pub mod pool;
 pub mod profile;
+pub mod queue;
 pub mod recorder;
 pub mod reservation;
 pub mod resources;

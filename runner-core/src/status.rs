@@ -13,7 +13,8 @@ use crate::{
     name::{ForgeName, ImageId, JobId, ProfileName, ReservationId, RunnerId, WorkerName},
     plan::{Backoff, Held, Sight, Subject},
     profile::Profile,
-    reservation::Reservation,
+    queue::Place,
+    reservation::{Ended, Reservation},
     resources::{Capacity, Resources},
     wish::{Adjustment, Dismissal, Hold},
     worker::Phase,
@@ -47,6 +48,12 @@ pub struct Status {
     pub images: Vec<Image>,
     /// The promises made.
     pub reservations: Vec<Reservation>,
+    /// The reservations that wait, in the order in which they are served.
+    #[serde(default)]
+    pub queue: Vec<Place>,
+    /// Reservations that ended, and that waiting jobs ask for again.
+    #[serde(default)]
+    pub ended: Vec<Ended>,
     /// What is wanted and not done, and why.
     pub held: Vec<Held>,
     /// What failed lately.
@@ -111,6 +118,9 @@ pub struct WorkerStatus {
     pub job: Option<JobId>,
     /// The reservation that holds it.
     pub reservation: Option<ReservationId>,
+    /// The reservation that its forge keeps it for.
+    #[serde(default)]
+    pub marked: Option<ReservationId>,
     /// The machine, as listed.
     pub instance: Option<Instance>,
     /// Who wants its machine kept, and until when.

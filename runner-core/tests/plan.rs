@@ -274,7 +274,9 @@ impl World {
             purpose: "a test".to_owned(),
             since: ago(60),
             until,
+            count: workers.len() as u32,
             workers: workers.iter().map(|worker| name(worker)).collect(),
+            used: BTreeSet::new(),
         };
         self.observed.reservations.insert(reservation.id.clone(), reservation);
         self
@@ -366,6 +368,7 @@ fn say_action(action: &Action) -> String {
         Step::Mark { worker, .. } => format!("mark {worker}"),
         Step::Unmark { worker, .. } => format!("unmark {worker}"),
         Step::Release { reservation } => format!("release {reservation}"),
+        Step::Dequeue { reservation } => format!("dequeue {reservation}"),
         Step::Build { recipe } => format!("build {}", recipe.profile),
         Step::DeleteImage { image } => format!("delete {image}"),
     };

@@ -5,14 +5,42 @@ use super::{
     *,
 };
 
+/// What workers are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// The reservation that several workers are collected for: the room that it needs is kept free.
+    Collected,
+    /// Jobs and reservations that wait.
+    Waiting,
+    /// Jobs that will come.
+    Coming,
+}
+
 impl<'a> Planner<'a> {
     /// How many unreserved workers a profile should have ready or on their way.
     pub(super) fn wanted(&self, profile: &Profile) -> u32 {
         if self.desired.draining || self.desired.paused.contains_key(&profile.name) {
             return 0;
         }
-        let queued = self.demand.get(&profile.name).map_or(0, Vec::len) as u32;
-        profile.min_idle.max(queued).min(profile.max)
+        let waited_for = self.queued(&profile.name).saturating_add(self.needed(&profile.name));
+        profile.min_idle.max(waited_for).min(profile.max)
+    }
+
+    /// How many jobs wait for a profile.
+    fn queued(&self, profile: &ProfileName) -> u32 {
+        self.demand.get(profile).map_or(0, Vec::len) as u32
+    }
+
+    /// How many workers of a profile reservations wait for.
+    fn needed(&self, profile: &ProfileName) -> u32 {
+        let needs = self.observed.needs.iter().filter(|need| need.profile == *profile);
+        needs.map(|need| need.workers).sum()
+    }
+
+    /// How many of them are for the one reservation that is collected for.
+    fn needed_first(&self, profile: &ProfileName) -> u32 {
+        let needs = self.observed.needs.iter();
+        needs.filter(|need| need.first && need.profile == *profile).map(|need| need.workers).sum()
     }
 
     pub(super) fn retire_the_surplus(&mut self) {
@@ -38,7 +66,8 @@ impl<'a> Planner<'a> {
         self.tallies = tallies;
     }
 
-    /// Makes workers: first for jobs that wait, then for those that will come.
+    /// Makes workers: first for the reservation that several are collected for, then for what waits, then for
+    /// what will come.
     pub(super) fn provision(&mut self) {
         let desired = self.desired;
         if desired.draining {
@@ -46,36 +75,53 @@ impl<'a> Planner<'a> {
         }
         let mut serial = self.observed.next_serial;
         let mut planned: BTreeMap<&ProfileName, u32> = BTreeMap::new();
-        for for_jobs in [true, false] {
+        for aim in [Aim::Collected, Aim::Waiting, Aim::Coming] {
             for profile in &desired.profiles {
-                let queued = self.demand.get(&profile.name).map_or(0, Vec::len) as u32;
                 if let Some(by) = desired.paused.get(&profile.name) {
-                    if queued > 0 && for_jobs {
+                    if self.queued(&profile.name) > 0 && aim == Aim::Waiting {
                         let why_not = WhyNot::Paused { by: by.clone() };
                         self.hold(Subject::Profile(profile.name.clone()), why_not);
                     }
                     continue;
                 }
-                let goal = if for_jobs { queued.min(profile.max) } else { self.wanted(profile) };
                 let none = Tally::default();
                 let tally = self.tallies.get(&profile.name).unwrap_or(&none);
                 let planned = planned.entry(&profile.name).or_default();
                 let (free, alive) = (tally.free() + *planned, tally.alive() + *planned);
+                let (goal, why) = self.goal(profile, aim, free);
                 let missing = goal.saturating_sub(free);
                 if missing == 0 {
                     continue;
                 }
-                let why = if for_jobs {
-                    Why::JobsWait { queued, free }
-                } else {
-                    Why::BelowMinIdle { free, min_idle: profile.min_idle }
-                };
                 let possible = missing.min(profile.max.saturating_sub(alive));
-                if possible < missing && for_jobs {
+                if possible < missing && aim != Aim::Coming {
                     let why_not = WhyNot::AtMax { max: profile.max };
                     self.hold(Subject::Profile(profile.name.clone()), why_not);
                 }
-                *planned += self.provision_some(profile, possible, &mut serial, why, for_jobs);
+                *planned += self.provision_some(profile, possible, &mut serial, why, aim);
+            }
+        }
+    }
+
+    /// How many workers of a profile should be ready or on their way, and why if they are not.
+    fn goal(&self, profile: &Profile, aim: Aim, free: u32) -> (u32, Why) {
+        let (queued, needed) = (self.queued(&profile.name), self.needed(&profile.name));
+        match aim {
+            Aim::Collected => {
+                let needed = self.needed_first(&profile.name);
+                (needed.min(profile.max), Why::ReservationsWait { needed, free })
+            }
+            Aim::Waiting => {
+                let why = match needed {
+                    0 => Why::JobsWait { queued, free },
+                    _ if queued == 0 || needed > free => Why::ReservationsWait { needed, free },
+                    _ => Why::JobsWait { queued, free: free - needed },
+                };
+                (queued.saturating_add(needed).min(profile.max), why)
+            }
+            Aim::Coming => {
+                let why = Why::BelowMinIdle { free, min_idle: profile.min_idle };
+                (self.wanted(profile), why)
             }
         }
     }
@@ -87,7 +133,7 @@ impl<'a> Planner<'a> {
         count: u32,
         serial: &mut u64,
         why: Why,
-        for_jobs: bool,
+        aim: Aim,
     ) -> u32 {
         if count == 0 {
             return 0;
@@ -118,14 +164,20 @@ impl<'a> Planner<'a> {
         };
         for made in 0..count {
             let mut used = self.used.clone();
-            if !for_jobs {
+            if aim != Aim::Collected {
+                used.add(&self.kept_free);
+            }
+            if aim == Aim::Coming {
                 used.add(&self.set_aside);
             }
             if let Some(shortage) = capacity.shortage(&used, &profile.resources) {
                 let ever = profile.never_fits(capacity).is_none();
                 self.hold(subject, WhyNot::NoRoom { shortage, ever });
-                if for_jobs && ever {
-                    self.set_aside.add(&profile.resources);
+                if aim != Aim::Coming && ever {
+                    match aim {
+                        Aim::Collected => self.kept_free.add(&profile.resources),
+                        _ => self.set_aside.add(&profile.resources),
+                    }
                     self.make_room(profile, capacity);
                 }
                 return made;
@@ -168,8 +220,8 @@ impl<'a> Planner<'a> {
         }
         let mut spare: Vec<&Worker> = Vec::new();
         for (name, tally) in self.tallies.iter().filter(|(name, _)| **name != profile.name) {
-            let queued = self.demand.get(name).map_or(0, Vec::len);
-            let spared = tally.free() as usize - queued.min(tally.free() as usize);
+            let waited_for = self.queued(name).saturating_add(self.needed(name));
+            let spared = tally.free().saturating_sub(waited_for) as usize;
             let idle = tally.idle.iter().filter(|worker| !retiring.contains(&worker.name));
             spare.extend(idle.take(spared));
         }
