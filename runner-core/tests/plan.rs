@@ -1694,6 +1694,8 @@ fn world_of(capacity: u64, kinds: &[Kind]) -> World {
                     purpose: "a test".to_owned(),
                     since: ago(60),
                     until: now() + SignedDuration::from_secs(60),
+                    count: 1,
+                    used: BTreeSet::new(),
                     workers: BTreeSet::new(),
                 };
                 let promise = w.observed.reservations.entry(name("promise")).or_insert(promise);

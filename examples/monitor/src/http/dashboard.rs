@@ -22,7 +22,7 @@ macro_rules! parts {
     };
 }
 
-const FILES: [(&str, &str); 17] = parts![
+const FILES: [(&str, &str); 18] = parts![
     "ansi.js",
     "api.js",
     "dialog.js",
@@ -34,6 +34,7 @@ const FILES: [(&str, &str); 17] = parts![
     "main.js",
     "page.js",
     "profiles.js",
+    "promises.js",
     "screens.js",
     "stream.js",
     "style.css",

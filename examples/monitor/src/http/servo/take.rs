@@ -85,6 +85,7 @@ impl Servo {
             id: asked.id.clone(),
             profile: profile.clone(),
             count,
+            at_least: None,
             owner: asked.repository.clone(),
             purpose: asked.purpose(),
             until: after(self.config.reserve_timeout),
