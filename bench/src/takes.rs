@@ -1,7 +1,12 @@
 //! How long Servo's take takes, over HTTP, while a hundred clients take at once: all of it is our own, the flush of
 //! the disk included, as the forge is the local queue.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::{Duration, Instant}};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use monitor::{
     compose::Backends,
@@ -41,7 +46,11 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
         let what = format!("  p99 {}; refused, median", show(per_mille(&taken, 990)));
         table.number(&what, show(median(&refused)), "");
         let alone = one_by_one(service.address(), workers).await?;
-        table.number("  one client, one after the other, median", show(median(&alone)), "under 2 ms");
+        table.number(
+            "  one client, one after the other, median",
+            show(median(&alone)),
+            "under 2 ms",
+        );
         service.stop().await;
     }
     Ok(())

@@ -7,13 +7,7 @@
 //!
 //! What it is handed is prepared while its runner is registered ([`Handing`]), and waits on disk ([`Kept`]).
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use runner_core::{
@@ -220,8 +214,10 @@ impl Guests {
             // Its record was written before anything was kept for it.
             if !self.0.store.has_worker(&worker).await? {
                 kept.remove(&worker).await?;
-            } else if matches!(self.phase(&worker), Some(Phase::Idle | Phase::Reserved | Phase::Busy))
-            {
+            } else if matches!(
+                self.phase(&worker),
+                Some(Phase::Idle | Phase::Reserved | Phase::Busy)
+            ) {
                 drop(kept.take_secret(&worker).await?);
             }
         }
@@ -251,9 +247,10 @@ impl Guests {
             return addresses.clone();
         }
         let status = self.0.status.borrow().clone();
-        let living = status.workers.iter().filter(|worker| {
-            worker.instance.is_some() && !matches!(worker.phase, Phase::Over(_))
-        });
+        let living = status
+            .workers
+            .iter()
+            .filter(|worker| worker.instance.is_some() && !matches!(worker.phase, Phase::Over(_)));
         let names: Vec<WorkerName> = living.map(|worker| worker.name.clone()).collect();
         let asked = stream::iter(names).map(|name| async move {
             let asked = self.0.hypervisor.given_addresses(&name);

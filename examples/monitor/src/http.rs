@@ -38,6 +38,7 @@ pub mod openapi;
 mod overrides;
 mod pool;
 mod problem;
+mod queue;
 mod reservations;
 mod server;
 mod servo;
@@ -194,6 +195,7 @@ type Apis = (
     history::HistoryApi,
     workers::WorkersApi,
     reservations::ReservationsApi,
+    queue::QueueApi,
     overrides::OverridesApi,
     explain::ExplainApi,
     shell::ShellApi,
@@ -212,6 +214,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         history::HistoryApi(shared.clone()),
         workers::WorkersApi(shared.clone()),
         reservations::ReservationsApi(shared.clone()),
+        queue::QueueApi(shared.clone()),
         overrides::OverridesApi(shared.clone()),
         explain::ExplainApi(shared.clone()),
         shell::ShellApi(shared.clone()),

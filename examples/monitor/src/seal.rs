@@ -61,7 +61,8 @@ impl Seal {
             return false;
         }
         let digit = |b: u8| if b.is_ascii_digit() { b - b'0' } else { b - b'a' + 10 };
-        let bytes: Vec<u8> = pairs.iter().map(|[high, low]| digit(*high) << 4 | digit(*low)).collect();
+        let bytes: Vec<u8> =
+            pairs.iter().map(|[high, low]| digit(*high) << 4 | digit(*low)).collect();
         self.mac(purpose, about).verify_slice(&bytes).is_ok()
     }
 

@@ -176,8 +176,7 @@ impl Service {
         tokio::spawn(stop.clone().run_until_cancelled_owned(shells.clone().adopt(pool.statuses())));
         let desk = match desk {
             Some((desk, listener, address)) => {
-                let guests =
-                    Guests::new(desk, hypervisor.clone(), pool.statuses(), store.clone());
+                let guests = Guests::new(desk, hypervisor.clone(), pool.statuses(), store.clone());
                 // Machines speak plain HTTP: whatever could vouch for this service is not known to them.
                 let plain = HttpConfig { tls: None, ..config.http.clone() };
                 let server = http::Server::new(listener, &plain)?;

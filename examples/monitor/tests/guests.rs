@@ -69,9 +69,10 @@ fn a_secret_ends_with_its_worker_and_leaves_nothing() {
     });
     let guests = world.path().join("data/guests");
     world.until("nothing is kept for it", |_| {
-        !fs::read_dir(&guests).unwrap().flatten().any(|file| {
-            file.file_name().to_str().unwrap().starts_with(&format!("{one}."))
-        })
+        !fs::read_dir(&guests)
+            .unwrap()
+            .flatten()
+            .any(|file| file.file_name().to_str().unwrap().starts_with(&format!("{one}.")))
     });
     let log = world.log();
     assert!(!log.contains(&secret) && !log.contains(TOKEN));
@@ -96,7 +97,8 @@ fn what_proves_nothing_gets_nothing_and_lies_about_addresses_are_not_believed() 
 }
 
 #[test]
-fn a_machine_that_was_told_nothing_is_known_by_the_address_that_the_hypervisor_reports_for_it_alone() {
+fn a_machine_that_was_told_nothing_is_known_by_the_address_that_the_hypervisor_reports_for_it_alone()
+ {
     let world = sleepy("proxies = [\"127.0.0.1\"]");
     let [(one, _), (two, _)] = started(&world);
     let url = format!("{}/github-jitconfig", world.guests_url());
@@ -108,10 +110,12 @@ fn a_machine_that_was_told_nothing_is_known_by_the_address_that_the_hypervisor_r
     world.give_address(&two, "10.7.7.7");
     world.until("the addresses are known", |_| ask("10.7.7.7").status == StatusCode::FORBIDDEN);
     world.give_address(&two, "10.7.7.8");
-    world.until("they differ", |_| ask("10.7.7.9").status == StatusCode::UNAUTHORIZED && {
-        let handed = ask("10.7.7.7");
-        handed.status == StatusCode::OK
-            && handed.json().as_str() == world.told_line(&one, "jit-config").as_deref()
+    world.until("they differ", |_| {
+        ask("10.7.7.9").status == StatusCode::UNAUTHORIZED && {
+            let handed = ask("10.7.7.7");
+            handed.status == StatusCode::OK
+                && handed.json().as_str() == world.told_line(&one, "jit-config").as_deref()
+        }
     });
     assert_eq!(ask("10.7.7.7").json(), Value::Null, "it was handed out");
     let silent = world.send(Method::GET, &url, |request| request);
@@ -122,7 +126,8 @@ fn a_machine_that_was_told_nothing_is_known_by_the_address_that_the_hypervisor_r
 fn machines_reach_nothing_of_the_api_and_the_api_nothing_of_theirs() {
     let world = sleepy("");
     let [(one, secret), _] = started(&world);
-    for path in ["/", "/dashboard.json", "/api/v2/status", "/api/v2/workers", "/metrics", "/readyz"] {
+    for path in ["/", "/dashboard.json", "/api/v2/status", "/api/v2/workers", "/metrics", "/readyz"]
+    {
         assert_eq!(world.ask_as(&secret, path).status, StatusCode::NOT_FOUND, "{path}");
     }
     let retire = format!("/api/v2/workers/{one}/retire");
@@ -167,7 +172,8 @@ fn a_boot_script_is_that_of_the_machines_own_making() {
     let grow = |count: u32| {
         let url = format!("{}/api/v2/profiles/linux", world.url());
         let wish = serde_json::json!({ "min_idle": count });
-        let done = world.send(Method::PATCH, &url, |request| request.bearer_auth(TOKEN).json(&wish));
+        let done =
+            world.send(Method::PATCH, &url, |request| request.bearer_auth(TOKEN).json(&wish));
         assert!(done.status.is_success(), "{}", done.text());
         world.until("there are as many", |world| world.machines().len() == count as usize);
     };

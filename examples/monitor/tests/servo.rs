@@ -54,13 +54,23 @@ fn the_dashboard_is_told_in_servos_words() {
     let told = told.json();
     let counts = &told["profile_runner_counts"]["linux"];
     let keys = [
-        "target", "healthy", "started_or_crashed", "idle", "reserved", "busy", "excess_healthy",
-        "wanted", "image_age",
+        "target",
+        "healthy",
+        "started_or_crashed",
+        "idle",
+        "reserved",
+        "busy",
+        "excess_healthy",
+        "wanted",
+        "image_age",
     ];
     for key in keys {
         assert!(counts.get(key).is_some(), "{key} is not in {counts}");
     }
-    assert_eq!((&counts["idle"], &counts["target"], &counts["wanted"]), (&json!(2), &json!(2), &json!(0)));
+    assert_eq!(
+        (&counts["idle"], &counts["target"], &counts["wanted"]),
+        (&json!(2), &json!(2), &json!(0))
+    );
     assert!(counts["image_age"]["secs"].is_u64(), "{counts}");
     let runners = told["runners"].as_array().unwrap();
     assert_eq!(runners.len(), 2);
@@ -83,9 +93,20 @@ fn a_take_gives_a_runner_that_its_job_alone_finds() {
     let world = world();
     let (id, run) = (uuid(), world.run("acme/widgets", "x64"));
     world.until("the run's job is over", |world| {
-        world.github.jobs().iter().filter(|job| job.run == run).all(|job| job.status == JobStatus::Completed)
+        world
+            .github
+            .jobs()
+            .iter()
+            .filter(|job| job.run == run)
+            .all(|job| job.status == JobStatus::Completed)
     });
-    let worked = world.github.jobs().into_iter().filter(|job| job.run == run).find_map(|job| job.runner).unwrap();
+    let worked = world
+        .github
+        .jobs()
+        .into_iter()
+        .filter(|job| job.run == run)
+        .find_map(|job| job.runner)
+        .unwrap();
     let worked = worked.split('_').next().unwrap().to_owned();
     world.until("its machine is gone", |world| !world.machines().contains(&worked));
     world.idle(2);
@@ -206,7 +227,8 @@ fn a_workflow_without_secrets_reserves_by_its_artifact_once() {
     assert_eq!(world.post(&path).json().as_array().map(Vec::len), Some(2));
     let released = world.ask(Method::DELETE, &format!("/api/v2/reservations/{id}"));
     assert!(released.status.is_success(), "{}", released.text());
-    world.until("nothing is reserved", |world| world.status()["profiles"]["linux"]["reserved"] == 0);
+    world
+        .until("nothing is reserved", |world| world.status()["profiles"]["linux"]["reserved"] == 0);
     said(&world.post(&path), StatusCode::FORBIDDEN, &["used"]);
 }
 
@@ -239,7 +261,8 @@ fn github_that_cannot_be_asked_is_worth_another_try() {
     let world = world();
     let (id, run) = (uuid(), world.run("acme/widgets", "later"));
     world.upload(run, &id, "acme/widgets", "linux", 1);
-    let down = json!({ "on": { "path": "*/artifacts*" }, "times": 100, "fault": { "kind": "reset" } });
+    let down =
+        json!({ "on": { "path": "*/artifacts*" }, "times": 100, "fault": { "kind": "reset" } });
     let url = format!("{}/_fake/faults", world.github.web_url());
     let ordered = world.send(Method::POST, &url, |request| request.json(&down));
     assert!(ordered.status.is_success(), "{}", ordered.text());
@@ -316,7 +339,14 @@ fn machines_fetch_files_and_real_git_clones_a_mirror_over_dumb_http() {
     });
     let git = |args: &[&str]| {
         let done = Command::new("git")
-            .args(["-c", "user.name=mona", "-c", "user.email=mona@example.org", "-c", "init.defaultBranch=main"])
+            .args([
+                "-c",
+                "user.name=mona",
+                "-c",
+                "user.email=mona@example.org",
+                "-c",
+                "init.defaultBranch=main",
+            ])
             .args(args)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("HOME", world.path())
@@ -343,7 +373,9 @@ fn machines_fetch_files_and_real_git_clones_a_mirror_over_dumb_http() {
     let mirror = format!("{}/cache/mirror.git", world.guests_url());
     git(&["-c", &header, "clone", "-q", &mirror, "clone"]);
     assert_eq!(fs::read_to_string(world.path().join("clone/readme")).unwrap(), "hello\n");
-    for path in ["/image-deps/../token", "/image-deps/%2e%2e/token", "/cache/..%2ftoken", "/cache/none"] {
+    for path in
+        ["/image-deps/../token", "/image-deps/%2e%2e/token", "/cache/..%2ftoken", "/cache/none"]
+    {
         let answer = world.ask_as(&secret, path);
         assert!(answer.status.is_client_error(), "{path}: {}", answer.status);
     }

@@ -110,7 +110,8 @@ fn complaint_3_no_machine_gets_what_is_anothers_by_lying_about_its_address() {
     world.give_address(victim, "10.7.7.7");
     world.give_address(thief, "127.0.0.1");
     let url = format!("{}/github-jitconfig", world.guests_url());
-    let lies = [("X-Real-IP", "10.7.7.7"), ("Forwarded", "for=10.7.7.7"), ("X-Forwarded-For", "10.7.7.7")];
+    let lies =
+        [("X-Real-IP", "10.7.7.7"), ("Forwarded", "for=10.7.7.7"), ("X-Forwarded-For", "10.7.7.7")];
     let mut handed = Vec::new();
     for (name, address) in lies {
         let answer = world.send(Method::GET, &url, |request| request.header(name, address));
@@ -151,9 +152,11 @@ fn complaint_6_a_machine_that_cannot_be_destroyed_holds_up_no_other() {
     assert!(retired.status.is_success());
     world.until("its failure is told", |world| {
         let failures = world.status()["failures"].clone();
-        failures.as_array().unwrap().iter().any(|failure| {
-            failure["subject"].as_str().unwrap().contains(&stuck)
-        })
+        failures
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|failure| failure["subject"].as_str().unwrap().contains(&stuck))
     });
     world.idle(2);
     for _ in 0..2 {
@@ -173,9 +176,12 @@ fn complaint_7_odd_names_of_others_shift_nothing_to_the_wrong_runner() {
     // Others' runners, with names that no filter expects.
     let token = world.github.classic_token("mona", &["repo", "admin:org"]);
     let url = format!("{}/orgs/acme/actions/runners/generate-jitconfig", world.github.api_url());
-    for name in ["linux", "linux-", "linux-1", "linux-1_", "LINUX-1_x", "a b", "linux-999_monitor-0"] {
+    for name in
+        ["linux", "linux-", "linux-1", "linux-1_", "LINUX-1_x", "a b", "linux-999_monitor-0"]
+    {
         let wish = json!({ "name": name, "runner_group_id": 1, "labels": ["x64"], "work_folder": "_work" });
-        let made = world.send(Method::POST, &url, |request| request.bearer_auth(&token).json(&wish));
+        let made =
+            world.send(Method::POST, &url, |request| request.bearer_auth(&token).json(&wish));
         assert_eq!(made.status, StatusCode::CREATED, "{name}: {}", made.text());
     }
     looks_again(&world);
@@ -184,12 +190,20 @@ fn complaint_7_odd_names_of_others_shift_nothing_to_the_wrong_runner() {
         let taken = world.take(&id).json();
         let number = taken["id"].as_u64().unwrap();
         world.until("it is marked", |world| world.marks().contains_key(&id));
-        assert_eq!(world.marks()[&id], [number], "the one that was promised is the one that is marked");
+        assert_eq!(
+            world.marks()[&id],
+            [number],
+            "the one that was promised is the one that is marked"
+        );
         let machine = format!("linux-{number}");
         assert_eq!(taken["runner"]["guest_name"], machine);
         assert!(world.machines().contains(&machine));
     }
-    assert_eq!(world.github.runners().iter().filter(|runner| !runner.online).count(), 7, "theirs stay");
+    assert_eq!(
+        world.github.runners().iter().filter(|runner| !runner.online).count(),
+        7,
+        "theirs stay"
+    );
 }
 
 #[test]
@@ -211,7 +225,8 @@ fn complaint_10_a_proof_is_good_once_for_one_repository_and_event_and_never_for_
     world.upload(run, &id, "acme/widgets", "linux", 1);
     assert!(select(&id, run).is_something());
     world.ask(Method::DELETE, &format!("/api/v2/reservations/{id}"));
-    world.until("nothing is reserved", |world| world.status()["profiles"]["linux"]["reserved"] == 0);
+    world
+        .until("nothing is reserved", |world| world.status()["profiles"]["linux"]["reserved"] == 0);
     refused(&id, run, "used");
     let of = |change: &dyn Fn(&mut JobRequest)| {
         let mut request = JobRequest::new("acme/widgets", ["nobody-has-this"]);
@@ -238,7 +253,8 @@ fn complaint_10_a_proof_is_good_once_for_one_repository_and_event_and_never_for_
 fn complaint_13_the_dashboard_is_never_blank_while_workers_are_taken() {
     let world = world();
     let over = Arc::new(AtomicBool::new(false));
-    let (client, url, told) = (world.client(), format!("{}/dashboard.json", world.url()), over.clone());
+    let (client, url, told) =
+        (world.client(), format!("{}/dashboard.json", world.url()), over.clone());
     let watch = world.runtime.spawn(async move {
         let mut seen = 0;
         while !told.load(Ordering::Relaxed) {
@@ -268,7 +284,9 @@ fn complaint_14_nothing_that_a_machine_was_told_outlives_it() {
     let [one, two] = &world.machines()[..] else { panic!("two machines") };
     let secrets: Vec<String> = [one, two]
         .iter()
-        .flat_map(|machine| ["jit-config", "monitor-token"].map(|line| world.told_line(machine, line).unwrap()))
+        .flat_map(|machine| {
+            ["jit-config", "monitor-token"].map(|line| world.told_line(machine, line).unwrap())
+        })
         .collect();
     for machine in [one, two] {
         let retired = world.ask(Method::POST, &format!("/api/v2/workers/{machine}/retire"));
@@ -299,7 +317,11 @@ fn complaint_15_a_finished_jobs_place_is_filled_and_its_registration_goes() {
     world.idle(2);
     world.until("every one of its registrations is gone", |world| {
         gone.iter().all(|gone| {
-            !world.github.runners().iter().any(|runner| runner.name.starts_with(&format!("{gone}_")))
+            !world
+                .github
+                .runners()
+                .iter()
+                .any(|runner| runner.name.starts_with(&format!("{gone}_")))
         })
     });
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use monitor::config::{Config, Reads};
 
-const GITHUB: &str = "[[github]]\nname = \"github\"\nurl = \"https://github.com/acme\"\ntoken = { file = \"t\" }\n";
+const GITHUB: &str =
+    "[[github]]\nname = \"github\"\nurl = \"https://github.com/acme\"\ntoken = { file = \"t\" }\n";
 
 fn parse(sections: &str) -> Result<Config, String> {
     let text = format!(
@@ -22,25 +23,42 @@ fn refused(sections: &str, words: &[&str]) {
 
 #[test]
 fn mistakes_are_named_by_line_and_key_with_the_way_out() {
-    refused("[guests]\nlisten = \"127.0.0.1:8000\"", &[":2:", "guests.listen", "address of their own"]);
+    refused(
+        "[guests]\nlisten = \"127.0.0.1:8000\"",
+        &[":2:", "guests.listen", "address of their own"],
+    );
     refused("[guests]\nlisten = \"0.0.0.0:8001\"", &["guests.listen", "url = "]);
-    refused("[guests]\nlisten = \"127.0.0.1:8001\"\nurl = \"https://x\"", &[":3:", "guests.url", "http://"]);
+    refused(
+        "[guests]\nlisten = \"127.0.0.1:8001\"\nurl = \"https://x\"",
+        &[":3:", "guests.url", "http://"],
+    );
     refused("[guests]\nlisten = \"127.0.0.1:8001\"\nurl = \"http://a b\"", &["guests.url"]);
-    let networks = "[guests]\nlisten = \"127.0.0.1:8001\"\nnetworks = [\"10.0.0.0/8\", \"10.0.0.1\"]";
+    let networks =
+        "[guests]\nlisten = \"127.0.0.1:8001\"\nnetworks = [\"10.0.0.0/8\", \"10.0.0.1\"]";
     refused(networks, &[":3:", "guests.networks[1]", "192.168.122.0/24"]);
     refused("[guests]\nlisten = \"127.0.0.1:8001\"\nrate = \"often\"", &["guests.rate"]);
     refused("[guests]\nlisten = \"127.0.0.1:8001\"\nlisen = 1", &["lisen"]);
     let one = "repositories = [{ name = \"acme/widgets\" }]";
     refused(&format!("[servo]\n{one}"), &["servo.forge", "which [[github]]"]);
-    refused(&format!("[servo]\nforge = \"elsewhere\"\n{one}\n{GITHUB}"), &["servo.forge", "no [[github]] elsewhere"]);
+    refused(
+        &format!("[servo]\nforge = \"elsewhere\"\n{one}\n{GITHUB}"),
+        &["servo.forge", "no [[github]] elsewhere"],
+    );
     for name in ["acme", "acme/", "/widgets", "acme/*", "acme/widgets/x"] {
         let section = format!("[servo]\nrepositories = [{{ name = \"{name}\" }}]\n{GITHUB}");
         refused(&section, &["servo.repositories[0]", "OWNER/NAME"]);
     }
-    let twice = "[servo]\nrepositories = [{ name = \"acme/widgets\" }, { name = \"Acme/Widgets\" }]\n";
+    let twice =
+        "[servo]\nrepositories = [{ name = \"acme/widgets\" }, { name = \"Acme/Widgets\" }]\n";
     refused(&format!("{twice}{GITHUB}"), &["servo.repositories[1]", "already"]);
-    refused(&format!("[servo]\nartifact_prefix = \"../\"\n{one}\n{GITHUB}"), &["servo.artifact_prefix"]);
-    refused("[servo]\nexternal_base_url = \"ci0.example.org\"", &["servo.external_base_url", "https://"]);
+    refused(
+        &format!("[servo]\nartifact_prefix = \"../\"\n{one}\n{GITHUB}"),
+        &["servo.artifact_prefix"],
+    );
+    refused(
+        "[servo]\nexternal_base_url = \"ci0.example.org\"",
+        &["servo.external_base_url", "https://"],
+    );
     refused("[servo]\nreserve_timeout = \"0s\"", &["servo.reserve_timeout", "above zero"]);
     refused("[servo]\nscreenshot_rate = \"x\"", &["servo.screenshot_rate"]);
 }

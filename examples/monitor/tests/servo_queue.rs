@@ -70,7 +70,11 @@ fn a_place_is_taken_with_its_token_when_its_turn_has_come() {
     let world = world(1);
     let (first, second) = (uuid(), uuid());
     let token = world.enqueue(&first, "acme/widgets", 1);
-    assert_eq!(token, world.enqueue(&first, "acme/widgets", 1), "asked again, it is the same place");
+    assert_eq!(
+        token,
+        world.enqueue(&first, "acme/widgets", 1),
+        "asked again, it is the same place"
+    );
     let other = world.enqueue(&second, "acme/widgets", 1);
     assert_eq!(world.take_place(&uuid(), &token).status, StatusCode::NOT_FOUND);
     world.until("the first is there", |world| world.take_place(&first, &token).is_something());
@@ -163,7 +167,8 @@ fn complaint_11_failed_jobs_that_run_again_get_a_fresh_runner() {
     let label = format!("reserved-for:{id}");
     let mut runners = Vec::new();
     for _ in 0..2 {
-        let queued = world.github.enqueue(JobRequest::new("acme/widgets", [label.clone()])).unwrap();
+        let queued =
+            world.github.enqueue(JobRequest::new("acme/widgets", [label.clone()])).unwrap();
         world.until("the job is over", |world| {
             world.github.job(queued.id).unwrap().status == JobStatus::Completed
         });

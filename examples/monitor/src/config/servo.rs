@@ -10,7 +10,11 @@ use runner_core::ForgeName;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, GithubConfig, place::Source, units::{Period, Rate}};
+use super::{
+    ConfigError, GithubConfig,
+    place::Source,
+    units::{Period, Rate},
+};
 
 /// The interface of Servo's runner monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -75,7 +75,8 @@ impl Door {
             pace: http.rate.map(|rate| Pace::new(rate, "asks for more changes", "rate in [http]")),
             deliveries: (
                 Guard::of_deliveries(http),
-                http.webhook_rate.map(|rate| Pace::new(rate, "delivers more", "webhook_rate in [http]")),
+                http.webhook_rate
+                    .map(|rate| Pace::new(rate, "delivers more", "webhook_rate in [http]")),
             ),
             tokens: tokens.into(),
             contract: Contract::of_api(),

@@ -48,9 +48,7 @@ const FILES: [&str; 2] = ["/image-deps/", "/cache/"];
 
 /// Every path that machines are served at.
 pub fn routes(guests: Guests, files: Files, http: &HttpConfig) -> impl Endpoint + use<> {
-    let mut route = Route::new()
-        .at("/github-jitconfig", get(jit_config))
-        .at("/boot", get(boot));
+    let mut route = Route::new().at("/github-jitconfig", get(jit_config)).at("/boot", get(boot));
     for (path, directory) in [("/image-deps", files.image_deps), ("/cache", files.cache)] {
         if let Some(directory) = directory {
             route = route.nest(path, StaticFilesEndpoint::new(directory));
@@ -103,7 +101,8 @@ impl Fence {
     async fn admit(&self, request: &mut Request) -> Result<(), Box<Response>> {
         self.body.check(request).map_err(|problem| Box::new(text::of(problem)))?;
         let from = known::address(request, &self.guests.config().proxies);
-        let from = from.map_err(|problem| Box::new(text::refusal(StatusCode::BAD_REQUEST, problem)))?;
+        let from =
+            from.map_err(|problem| Box::new(text::refusal(StatusCode::BAD_REQUEST, problem)))?;
         if let (Some(pace), Some(address)) = (&self.pace, from) {
             match pace.check(address) {
                 Ok(()) => (),

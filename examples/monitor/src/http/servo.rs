@@ -4,9 +4,7 @@
 //! [`PATHS`] is the whole of it. Nothing here waits for the pool's loop: pictures of the pool are those that it
 //! published last, and what changes it is decided by its task from memory.
 
-use std::{
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use poem::{EndpointExt, Route, http::Method};
@@ -101,10 +99,7 @@ impl Servo {
         for base in ["", "/queue"] {
             route = route
                 .at(format!("{base}/enqueue"), with(poem::post(queue::enqueue)))
-                .at(
-                    format!("{base}/profile/:key/enqueue"),
-                    with(poem::post(queue::enqueue_one)),
-                )
+                .at(format!("{base}/profile/:key/enqueue"), with(poem::post(queue::enqueue_one)))
                 .at(
                     format!("{base}/profile/:key/enqueue/:count"),
                     with(poem::post(queue::enqueue_several)),
@@ -175,7 +170,8 @@ mod tests {
         assert_eq!(access(&Method::POST, "/select-runner"), Some(Access::Proven));
         assert_eq!(access(&Method::POST, "/profile/linux/take"), Some(Access::Token));
         assert_eq!(access(&Method::POST, "/profile/linux/take/3"), Some(Access::Token));
-        for other in ["/profile//take", "/profile/a/b/take", "/select-runner/", "/api/v2/jobs", "/"] {
+        for other in ["/profile//take", "/profile/a/b/take", "/select-runner/", "/api/v2/jobs", "/"]
+        {
             assert_eq!(access(&Method::POST, other), None, "{other}");
         }
         assert_eq!(allow("/profile/x/take").as_deref(), Some("POST, OPTIONS"));

@@ -350,7 +350,9 @@ impl World {
     pub fn records(&self) -> Vec<String> {
         let store = self.path().join("data/store.sqlite");
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let Ok(store) = rusqlite::Connection::open_with_flags(store, flags) else { return Vec::new() };
+        let Ok(store) = rusqlite::Connection::open_with_flags(store, flags) else {
+            return Vec::new();
+        };
         let Ok(mut all) = store.prepare("SELECT id FROM reservations") else { return Vec::new() };
         let Ok(ids) = all.query_map([], |row| row.get(0)) else { return Vec::new() };
         ids.filter_map(Result::ok).collect()

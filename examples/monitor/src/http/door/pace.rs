@@ -93,6 +93,10 @@ mod tests {
 
     #[test]
     fn the_largest_rate_is_a_rate() {
-        Pace::new(format!("{}/s", u32::MAX).parse().unwrap(), "asks for more changes", "rate in [http]");
+        Pace::new(
+            format!("{}/s", u32::MAX).parse().unwrap(),
+            "asks for more changes",
+            "rate in [http]",
+        );
     }
 }

@@ -146,7 +146,9 @@ mod tests {
         let forged = [("forwarded", "for=10.1.1.1, for=\"[fd00::7]:4711\";proto=http")];
         assert_eq!(from("10.0.0.1", &forged), address("fd00::7"));
         assert_eq!(from("10.0.0.1", &[("forwarded", "for=10.1.1.1:80")]), address("10.1.1.1"));
-        for (name, bad) in [("x-real-ip", "unknown"), ("forwarded", "for=_hidden"), ("forwarded", "by=10.0.0.1")] {
+        for (name, bad) in
+            [("x-real-ip", "unknown"), ("forwarded", "for=_hidden"), ("forwarded", "by=10.0.0.1")]
+        {
             assert!(from("10.0.0.1", &[(name, bad)]).is_err(), "{bad}");
         }
         let two = [("x-real-ip", "10.1.1.1"), ("forwarded", "for=10.1.1.2")];

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use poem::{
-    Request, Response,
-    http::StatusCode,
-};
+use poem::{Request, Response, http::StatusCode};
 use runner_core::{ProfileName, ReservationId};
 
 use crate::{http::text, remote::Claim};
@@ -61,11 +58,7 @@ impl Asked {
 
     /// The same, to be proven.
     pub fn claim(&self) -> Claim {
-        Claim {
-            unique_id: self.id.to_string(),
-            repository: self.repository.clone(),
-            run: self.run,
-        }
+        Claim { unique_id: self.id.to_string(), repository: self.repository.clone(), run: self.run }
     }
 
     /// What the workers are for, as Servo's marks have it.
@@ -122,7 +115,11 @@ pub fn bad(detail: String) -> Refused {
 fn is_repository(text: &str) -> bool {
     let plain = |part: &str| {
         let of_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        !part.is_empty() && part.len() <= 100 && part.bytes().all(of_name) && part != "." && part != ".."
+        !part.is_empty()
+            && part.len() <= 100
+            && part.bytes().all(of_name)
+            && part != "."
+            && part != ".."
     };
     text.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name))
 }

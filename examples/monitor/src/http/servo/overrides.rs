@@ -71,7 +71,8 @@ fn granted(holds: &OverrideStatus) -> Counts {
 fn counts(request: &Request) -> Result<Counts, Refused> {
     let mut counts = Counts::new();
     for (key, count) in asked::parameters(request)? {
-        let number = count.parse::<u32>().ok().filter(|_| count.bytes().all(|b| b.is_ascii_digit()));
+        let number =
+            count.parse::<u32>().ok().filter(|_| count.bytes().all(|b| b.is_ascii_digit()));
         let Some(number) = number else {
             return Err(asked::bad(format!("{key} must be a number of runners, not {count:?}")));
         };

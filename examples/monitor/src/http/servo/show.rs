@@ -1,6 +1,9 @@
 //! The pool as Servo's monitor tells it: counts by profile, and every runner.
 
-use std::{fmt::Write, sync::{Arc, PoisonError}};
+use std::{
+    fmt::Write,
+    sync::{Arc, PoisonError},
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -185,11 +188,13 @@ fn page(status: &Status) -> String {
     let told = dashboard(status, "");
     let number = |counts: &Value, name: &str| counts[name].as_u64().unwrap_or(0);
     for (name, counts) in told["profile_runner_counts"].as_object().into_iter().flatten() {
-        let cells = ["target", "healthy", "idle", "reserved", "busy"].map(|key| number(counts, key));
+        let cells =
+            ["target", "healthy", "idle", "reserved", "busy"].map(|key| number(counts, key));
         let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
         let _ = writeln!(page, "<tr><td>{}</td>{cells}</tr>", escaped(name));
     }
-    page += "</table>\n<table><tr><th>runner</th><th>profile</th><th>status</th><th>labels</th></tr>\n";
+    page +=
+        "</table>\n<table><tr><th>runner</th><th>profile</th><th>status</th><th>labels</th></tr>\n";
     for runner in told["runners"].as_array().into_iter().flatten() {
         let (id, runner) = (plain(&runner["id"]), &runner["runner"]);
         let text = |name: &str| escaped(runner[name].as_str().unwrap_or_default());
@@ -265,7 +270,10 @@ mod tests {
             ..ProfileStatus::default()
         };
         let told = counts(&profile, None, None);
-        assert_eq!((&told["target"], &told["healthy"], &told["wanted"]), (&json!(8), &json!(7), &json!(1)));
+        assert_eq!(
+            (&told["target"], &told["healthy"], &told["wanted"]),
+            (&json!(8), &json!(7), &json!(1))
+        );
         assert_eq!((&told["excess_healthy"], &told["image_age"]), (&json!(0), &Value::Null));
         let few = counts(&ProfileStatus { min_idle: 0, ..profile }, None, None);
         assert_eq!((&few["target"], &few["excess_healthy"]), (&json!(4), &json!(3)));

@@ -34,7 +34,8 @@ pub async fn one(request: &Request, key: Path<String>, servo: Data<&Arc<Servo>>)
         let (profile, asked) = (asked::profile(&key)?, Asked::read(request)?);
         servo.take(&asked, profile, 1).await
     };
-    answer(taken.await.map(|taken| taken.map(|mut runners| runners.swap_remove(0))))
+    // One that was lost is being replaced: whoever asks again gets its successor.
+    answer(taken.await.map(|taken| taken.and_then(|runners| runners.into_iter().next())))
 }
 
 /// So many workers, all or none: `[{id, runner}]`, or `null`.
@@ -134,11 +135,14 @@ impl Servo {
                 Err(refuse("the artifact names no profile: self_hosted_image_name is missing"))
             }
             Err(NotProven::Malformed(why)) => Err(asked::bad(why)),
-            Err(NotProven::TooMany(why)) => {
-                Err(Box::new(text::refusal(StatusCode::CONFLICT, why)))
-            }
+            Err(NotProven::TooMany(why)) => Err(Box::new(text::refusal(StatusCode::CONFLICT, why))),
             Err(NotProven::Refused(why)) => {
-                tracing::info!(repository = asked.repository, run = asked.run, why, "A proof was refused.");
+                tracing::info!(
+                    repository = asked.repository,
+                    run = asked.run,
+                    why,
+                    "A proof was refused."
+                );
                 Err(refuse(&why))
             }
             Err(NotProven::Failed(error)) => {
