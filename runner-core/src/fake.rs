@@ -140,6 +140,8 @@ pub struct FakeJob {
     pub forge: ForgeName,
     /// The profile that it asks for by label.
     pub profile: ProfileName,
+    /// The reservation that it asks for instead.
+    pub reserved_for: Option<ReservationId>,
     /// Since when it waits.
     pub queued_at: Timestamp,
     /// How long it will run.
@@ -220,6 +222,17 @@ impl FakeWorld {
 
     /// Submits a job that takes so long to a forge.
     pub fn submit(&self, forge: &ForgeName, profile: &ProfileName, takes: Duration) -> JobId {
+        self.submit_for(forge, profile, None, takes)
+    }
+
+    /// Submits a job that runs on workers of a reservation only, if it names one.
+    pub fn submit_for(
+        &self,
+        forge: &ForgeName,
+        profile: &ProfileName,
+        reservation: Option<&ReservationId>,
+        takes: Duration,
+    ) -> JobId {
         let now = self.0.clock.now();
         let mut world = self.state();
         let id = JobId::new(format!("job-{}", world.jobs.len() + 1)).expect("letters and digits");
@@ -227,6 +240,7 @@ impl FakeWorld {
             id: id.clone(),
             forge: forge.clone(),
             profile: profile.clone(),
+            reserved_for: reservation.cloned(),
             queued_at: now,
             takes,
             begun: 0,
@@ -423,8 +437,9 @@ impl World {
                 *forge == job.forge
                     && runner.online
                     && runner.job.is_none()
-                    && runner.reserved_for.is_none()
-                    && (runner.profile == job.profile
+                    && runner.reserved_for == job.reserved_for
+                    && (job.reserved_for.is_some()
+                        || runner.profile == job.profile
                         || runner.labels.iter().any(|label| label.as_str() == name))
             };
             let found = self.runners.iter_mut().find(|((forge, _), runner)| fits(forge, runner));

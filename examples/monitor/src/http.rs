@@ -39,6 +39,7 @@ pub mod openapi;
 mod overrides;
 mod pool;
 mod problem;
+mod queue;
 mod reservations;
 mod server;
 mod servo;
@@ -195,6 +196,7 @@ type Apis = (
     history::HistoryApi,
     workers::WorkersApi,
     reservations::ReservationsApi,
+    queue::QueueApi,
     overrides::OverridesApi,
     explain::ExplainApi,
     shell::ShellApi,
@@ -214,6 +216,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         history::HistoryApi(shared.clone()),
         workers::WorkersApi(shared.clone()),
         reservations::ReservationsApi(shared.clone()),
+        queue::QueueApi(shared.clone()),
         overrides::OverridesApi(shared.clone()),
         explain::ExplainApi(shared.clone()),
         shell::ShellApi(shared.clone()),

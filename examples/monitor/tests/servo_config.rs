@@ -61,14 +61,12 @@ fn mistakes_are_named_by_line_and_key_with_the_way_out() {
     );
     refused("[servo]\nreserve_timeout = \"0s\"", &["servo.reserve_timeout", "above zero"]);
     refused("[servo]\nscreenshot_rate = \"x\"", &["servo.screenshot_rate"]);
-    let server = "[servo]\nservers = [{ url = \"ci1\", token_file = \"t\" }]";
-    refused(server, &["servo.servers[0].url"]);
 }
 
 #[test]
 fn an_empty_section_has_servos_own_numbers_and_nobody_who_may_reserve_by_an_artifact() {
     let servo = parse("[servo]").unwrap().servo.unwrap();
-    assert!(servo.proof.is_none() && servo.servers.is_empty());
+    assert!(servo.proof.is_none());
     assert_eq!(servo.reserve_timeout.as_secs(), 60);
     let text = format!("[servo]\nrepositories = [{{ name = \"acme/widgets\" }}]\n{GITHUB}");
     let proof = parse(&text).unwrap().servo.unwrap().proof.unwrap();

@@ -35,17 +35,6 @@ pub struct ServoConfig {
     pub cache: Option<PathBuf>,
     /// How often each address may ask for a new picture of a screen. As often as it likes, if none.
     pub screenshot_rate: Option<Rate>,
-    /// Further monitors whose runners the queue gives out.
-    pub servers: Vec<ServoServer>,
-}
-
-/// Another monitor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServoServer {
-    /// Its address, without a slash at its end.
-    pub url: String,
-    /// The file with its API token.
-    pub token_file: PathBuf,
 }
 
 /// How artifacts prove who asks.
@@ -91,7 +80,6 @@ pub(super) struct Servo {
     image_deps: Option<PathBuf>,
     cache: Option<PathBuf>,
     screenshot_rate: Spanned<String>,
-    servers: Vec<Spanned<Server>>,
 }
 
 #[derive(Deserialize)]
@@ -103,13 +91,6 @@ struct Repository {
     events: BTreeSet<String>,
     #[serde(default)]
     forks: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Server {
-    url: String,
-    token_file: PathBuf,
 }
 
 impl Default for Servo {
@@ -127,7 +108,6 @@ impl Default for Servo {
             image_deps: None,
             cache: None,
             screenshot_rate: Spanned::new(0..0, "2/s".to_owned()),
-            servers: Vec::new(),
         }
     }
 }
@@ -177,16 +157,6 @@ pub(super) fn servo(
             })
         }
     };
-    let mut servers = Vec::with_capacity(section.servers.len());
-    for (index, server) in section.servers.into_iter().enumerate() {
-        let (span, server) = (server.span(), server.into_inner());
-        let url = address(
-            source,
-            &format!("servo.servers[{index}].url"),
-            Spanned::new(span, server.url),
-        )?;
-        servers.push(ServoServer { url, token_file: base.join(server.token_file) });
-    }
     Ok(Some(ServoConfig {
         base_url,
         proof,
@@ -196,7 +166,6 @@ pub(super) fn servo(
         image_deps: section.image_deps.map(|path| base.join(path)),
         cache: section.cache.map(|path| base.join(path)),
         screenshot_rate: rate(source, section.screenshot_rate)?,
-        servers,
     }))
 }
 

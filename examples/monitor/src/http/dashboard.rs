@@ -35,6 +35,7 @@ const FILES: [(&str, &str); 18] = parts![
     "main.js",
     "page.js",
     "profiles.js",
+    "promises.js",
     "screens.js",
     "stream.js",
     "style.css",

@@ -16,6 +16,7 @@ use crate::{config::ServoConfig, remote::Outside, seal::Seal};
 mod asked;
 mod overrides;
 mod pictures;
+mod queue;
 mod show;
 mod take;
 
@@ -33,7 +34,7 @@ pub enum Access {
 }
 
 /// Every path: `*` stands for any one segment.
-const PATHS: [(&str, &[(Method, Access)]); 10] = [
+const PATHS: [(&str, &[(Method, Access)]); 20] = [
     ("/dashboard.json", &[(Method::GET, Access::Open)]),
     ("/dashboard.html", &[(Method::GET, Access::Open)]),
     ("/dashboard.txt", &[(Method::GET, Access::Open)]),
@@ -43,6 +44,17 @@ const PATHS: [(&str, &[(Method, Access)]); 10] = [
     ("/profile/*/screenshot.png", &[(Method::GET, Access::Open)]),
     ("/runner/*/screenshot.png", &[(Method::GET, Access::Open)]),
     ("/runner/*/screenshot/now", &[(Method::GET, Access::Open)]),
+    ("/enqueue", &[(Method::POST, Access::Proven)]),
+    ("/profile/*/enqueue", &[(Method::POST, Access::Token)]),
+    ("/profile/*/enqueue/*", &[(Method::POST, Access::Token)]),
+    ("/take/*", &[(Method::POST, Access::Proven)]),
+    // As published workflows know them, where a proxy has put them.
+    ("/queue/enqueue", &[(Method::POST, Access::Proven)]),
+    ("/queue/profile/*/enqueue", &[(Method::POST, Access::Token)]),
+    ("/queue/profile/*/enqueue/*", &[(Method::POST, Access::Token)]),
+    ("/queue/take/*", &[(Method::POST, Access::Proven)]),
+    ("/queue/dashboard.txt", &[(Method::GET, Access::Open)]),
+    ("/queue/*", &[(Method::GET, Access::Open)]),
     (
         "/policy/override",
         &[
@@ -83,10 +95,22 @@ impl Servo {
             let servo = self.clone();
             endpoint.data(servo).map_to_response()
         };
+        let mut route = route;
+        for base in ["", "/queue"] {
+            route = route
+                .at(format!("{base}/enqueue"), with(poem::post(queue::enqueue)))
+                .at(format!("{base}/profile/:key/enqueue"), with(poem::post(queue::enqueue_one)))
+                .at(
+                    format!("{base}/profile/:key/enqueue/:count"),
+                    with(poem::post(queue::enqueue_several)),
+                )
+                .at(format!("{base}/take/:id"), with(poem::post(queue::take)))
+                .at(format!("{base}/dashboard.txt"), with(poem::get(show::as_lines)));
+        }
         route
+            .at("/queue/:id", with(poem::get(queue::show)))
             .at("/dashboard.json", with(poem::get(show::as_json)))
             .at("/dashboard.html", with(poem::get(show::as_page)))
-            .at("/dashboard.txt", with(poem::get(show::as_lines)))
             .at("/select-runner", with(poem::post(take::select)))
             .at("/profile/:key/take", with(poem::post(take::one)))
             .at("/profile/:key/take/:count", with(poem::post(take::several)))

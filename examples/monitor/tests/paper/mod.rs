@@ -28,6 +28,7 @@ use monitor::{
     tokens::Tokens,
 };
 use reqwest::{Method, StatusCode, header::HeaderMap};
+use runner_core::ProfileName;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -121,6 +122,8 @@ pub struct Setting {
     pub more: String,
     /// Whether machines do not become runners by themselves.
     pub asleep: bool,
+    /// Whether images are built at once.
+    pub built: bool,
 }
 
 impl Default for Setting {
@@ -131,6 +134,7 @@ impl Default for Setting {
             profile: "min_idle = 2\nmax = 4".to_owned(),
             more: String::new(),
             asleep: false,
+            built: true,
         }
     }
 }
@@ -147,6 +151,10 @@ impl World {
         let token = github.classic_token("mona", &["repo", "admin:org"]);
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("token"), &token).unwrap();
+        if !setting.built {
+            PaperHost::open(dir.path());
+            host::hold_builds(dir.path(), &ProfileName::new("linux").unwrap(), true);
+        }
         let [http, guests] = free_addresses();
         let url = github.web_url();
         let servo = setting.servo.as_ref().map(|lines| format!("[servo]\n{lines}\n"));

@@ -6,6 +6,7 @@ import * as forges from "./forges.js";
 import * as jobDialog from "./job-dialog.js";
 import * as jobs from "./jobs.js";
 import * as profiles from "./profiles.js";
+import * as promises from "./promises.js";
 import * as screens from "./screens.js";
 import * as workerDialog from "./worker-dialog.js";
 import * as workers from "./workers.js";
@@ -36,6 +37,7 @@ function update(news) {
   workers.update(news.workers, news.gone, news.whole);
   workerDialog.refresh();
   jobs.update(status);
+  promises.refreshSoon();
   showSights();
   showCapacity();
 }

@@ -88,9 +88,7 @@ pub fn show(request: &Request, id: Path<String>, servo: Data<&Arc<Servo>>) -> Re
 
 fn token(placed: Result<String, Refused>) -> Response {
     match placed {
-        Ok(token) => {
-            Response::builder().content_type("text/plain; charset=utf-8").body(token)
-        }
+        Ok(token) => Response::builder().content_type("text/plain; charset=utf-8").body(token),
         Err(refused) => *refused,
     }
 }
@@ -153,8 +151,15 @@ impl Servo {
         }
         match self.shared.0.pool.take(&reservation).await {
             Ok(Take::Taken(held)) => {
-                let mut runners = self.runners(&held);
-                Ok(if held.count == 1 { runners.swap_remove(0) } else { runners.into() })
+                let runners = self.runners(&held);
+                match (held.count, runners.first()) {
+                    (_, None) => {
+                        let detail = "its worker was lost, and another is made";
+                        Err(Box::new(text::later(detail, RETRY_SOON)))
+                    }
+                    (1, Some(runner)) => Ok(runner.clone()),
+                    _ => Ok(runners.into()),
+                }
             }
             Ok(Take::Waits(place)) => Err(Box::new(self.wait(&place))),
             Err(Error::NotFound { .. }) => Err(unknown()),

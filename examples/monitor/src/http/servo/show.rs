@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use poem::{Response, handler, web::Data};
 use runner_core::{
     Status, WorkerName,
+    queue::outlook,
     reservation::Reservation,
     status::{ProfileStatus, WorkerStatus},
     worker::Phase,
@@ -217,7 +218,30 @@ fn escaped(text: &str) -> String {
 }
 
 fn lines(status: &Status) -> String {
-    let mut text = String::from(">>> servers\n- this one\n");
+    let mut text = String::from(">>> queue\n");
+    let now = status.at.unwrap_or_default();
+    for place in &status.queue {
+        let entry = &place.entry;
+        let told = outlook(place, status, now);
+        let _ = write!(
+            text,
+            "- {} ({} of {} for {}): position {}, waited {} s",
+            entry.id,
+            entry.count,
+            entry.profile,
+            entry.owner,
+            place.ahead + 1,
+            told.waited.as_secs()
+        );
+        if let Some(about) = told.estimate {
+            let _ = write!(text, ", about {} s to go", about.as_secs());
+        }
+        text += "\n";
+        for reason in told.reasons {
+            let _ = writeln!(text, "  {reason}");
+        }
+    }
+    text += "\n>>> servers\n- this one\n";
     for (name, profile) in &status.profiles {
         let told = counts(profile, None, None);
         let _ = writeln!(

@@ -34,7 +34,8 @@ pub async fn one(request: &Request, key: Path<String>, servo: Data<&Arc<Servo>>)
         let (profile, asked) = (asked::profile(&key)?, Asked::read(request)?);
         servo.take(&asked, profile, 1).await
     };
-    answer(taken.await.map(|taken| taken.map(|mut runners| runners.swap_remove(0))))
+    // One that was lost is being replaced: whoever asks again gets its successor.
+    answer(taken.await.map(|taken| taken.and_then(|runners| runners.into_iter().next())))
 }
 
 /// So many workers, all or none: `[{id, runner}]`, or `null`.
@@ -85,6 +86,7 @@ impl Servo {
             id: asked.id.clone(),
             profile: profile.clone(),
             count,
+            at_least: None,
             owner: asked.repository.clone(),
             purpose: asked.purpose(),
             until: after(self.config.reserve_timeout),
