@@ -124,8 +124,8 @@ pub async fn stop(remotes: &Remotes) {
 /// A forge elsewhere in numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figures {
-    /// Whether it can be used at the moment.
-    pub well: bool,
+    /// Whether it can be used at the moment, where that is known beside its lists.
+    pub well: Option<bool>,
     /// Who tells what waits: which way, for which profile if for one, and whether it can be relied upon.
     pub sources: Vec<(&'static str, Option<ProfileName>, bool)>,
     /// Who is asked for each profile at the moment, if anybody could be.

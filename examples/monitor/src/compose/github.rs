@@ -287,7 +287,7 @@ impl Outside for Github {
         let source = |kind: SourceKind| kind.word();
         let budget = all.budget;
         Figures {
-            well: all.health.is_well(),
+            well: Some(all.health.is_well()),
             sources: all
                 .sources
                 .into_iter()

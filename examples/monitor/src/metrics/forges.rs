@@ -105,7 +105,9 @@ fn of<'a>(metric: &Metric, figures: &'a Figures) -> Vec<(Vec<&'a str>, f64)> {
         each.map(|(kind, its)| (vec![kind.as_str()], value(its) as f64)).collect()
     };
     match metric.name {
-        name if name == catalogue::FORGE_WELL.name => one(yes(figures.well)),
+        name if name == catalogue::FORGE_WELL.name => {
+            figures.well.iter().map(|well| (Vec::new(), yes(*well))).collect()
+        }
         name if name == catalogue::FORGE_SOURCE.name => {
             let each = figures.sources.iter();
             each.map(|(source, profile, well)| {
