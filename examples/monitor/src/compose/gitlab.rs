@@ -11,8 +11,8 @@ use std::{
 use anyhow::Context;
 use async_trait::async_trait;
 use forge_gitlab::{
-    Administration, Finding, GitlabConfig, GitlabForge, Health, ImageRule, Limits, Place,
-    ProfileConfig,
+    Administration, Finding, GitlabConfig, GitlabForge, GitlabGuests, Health, ImageRule, Limits,
+    Place, ProfileConfig,
 };
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
@@ -54,6 +54,12 @@ pub(super) async fn remote(
     owner: &OwnerId,
 ) -> anyhow::Result<Remote> {
     let base = Base::new(section, directory, owner.clone())?;
+    if section.run_single {
+        let secrets = Secrets::read_all(section)?;
+        places(section).for_each(secret::warn_of);
+        let forge = GitlabGuests::new(base.gitlab(section, &secrets)?, Clock::system())?;
+        return Ok(Remote { forge: Arc::new(forge), outside: Arc::new(Guests) });
+    }
     let secrets = Secrets::read(section);
     places(section).for_each(secret::warn_of);
     let forge = GitlabForge::open(base.gitlab(section, &secrets)?, Clock::system()).await?;
@@ -286,8 +292,7 @@ impl Outside for Gitlab {
     }
 
     fn deliver(&self, _: &HeaderMap, _: &[u8]) -> Delivered {
-        let said = "a GitLab delivers nothing: it is asked for jobs".to_owned();
-        Delivered { status: StatusCode::NOT_FOUND, said }
+        nothing_delivered()
     }
 
     fn figures(&self) -> Figures {
@@ -385,4 +390,54 @@ impl Outside for Gitlab {
         // The next start tells what is not told then.
         let _ = tokio::time::timeout(TELL_LIMIT, self.forge.told()).await;
     }
+}
+
+fn nothing_delivered() -> Delivered {
+    let said = "a GitLab delivers nothing: it is asked".to_owned();
+    Delivered { status: StatusCode::NOT_FOUND, said }
+}
+
+/// What the service has of one GitLab whose jobs are taken in machines: its lists tell all.
+struct Guests;
+
+#[async_trait]
+impl Outside for Guests {
+    fn hears(&self) -> bool {
+        false
+    }
+
+    fn deliver(&self, _: &HeaderMap, _: &[u8]) -> Delivered {
+        nothing_delivered()
+    }
+
+    fn user_data(
+        &self,
+        _: &ProfileName,
+        secret: &Secret<String>,
+        _: &Contact,
+    ) -> Result<Secret<String>> {
+        Ok(secret.clone())
+    }
+
+    fn job_told(&self, _: &ProfileName, _: Moment, _: &[u8]) -> Result<JobTold> {
+        Err(Error::unsupported("what the machine of a GitLab's job tells"))
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    fn news(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn configure(&self, _: &Config) {}
+
+    fn follow(&self, _: &Status) {}
+
+    async fn stop(&self) {}
 }

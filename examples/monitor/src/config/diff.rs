@@ -61,8 +61,10 @@ impl Config {
                 .find_map(|github| github.profiles.get(name))
                 .map(|its| its.settled())
         };
-        let is_gitlab =
-            |profile: &Profile| started.gitlabs.iter().any(|gitlab| gitlab.name == profile.forge);
+        let is_gitlab = |profile: &Profile| {
+            let mut all = started.gitlabs.iter().filter(|gitlab| !gitlab.run_single);
+            all.any(|gitlab| gitlab.name == profile.forge)
+        };
         let all = std::mem::take(&mut self.profiles);
         for mut profile in all {
             let before = started.profiles.iter().find(|before| before.name == profile.name);

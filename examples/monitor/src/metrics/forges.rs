@@ -106,6 +106,8 @@ fn of<'a>(metric: &Metric, figures: &'a Figures) -> Vec<(Vec<&'a str>, f64)> {
         each.map(|(kind, its)| (vec![kind.as_str()], value(its) as f64)).collect()
     };
     match metric.name {
+        // What has no sources of its own knows nothing beside its lists.
+        name if name == catalogue::FORGE_WELL.name && figures.sources.is_empty() => Vec::new(),
         name if name == catalogue::FORGE_WELL.name => one(yes(figures.ill.is_none())),
         name if name == catalogue::FORGE_SOURCE.name => {
             let each = figures.sources.iter();
