@@ -419,7 +419,8 @@ proptest! {
     ) {
         let (mut payload, paths) = PAYLOADS[example].clone();
         for (at, value) in changes {
-            change(&mut payload, at.get(&paths), value);
+            let path: &String = at.get(&paths);
+            change(&mut payload, path, value);
         }
         let webhook = webhook();
         let outcome = send(&webhook, "workflow_job", &serde_json::to_vec(&payload).unwrap());

@@ -164,18 +164,7 @@ impl EnqueueRequest {
             return Err(Error::invalid("a time of a queue entry", "it must be above zero"));
         }
         let (since, kept) = (now, BTreeSet::new());
-        Ok(Entry {
-            id,
-            profile,
-            count,
-            at_least,
-            owner,
-            purpose,
-            duration,
-            patience,
-            since,
-            kept,
-        })
+        Ok(Entry { id, profile, count, at_least, owner, purpose, duration, patience, since, kept })
     }
 }
 

@@ -537,19 +537,13 @@ fn numbers() -> Vec<Row> {
         ),
         row(
             "idle workers that reservations wait for are no surplus",
-            world()
-                .profile("a", 0, 3)
-                .workers([idle("a-1"), idle("a-2")])
-                .needs("a", 2, true),
+            world().profile("a", 0, 3).workers([idle("a-1"), idle("a-2")]).needs("a", 2, true),
             &[],
             &[],
         ),
         row(
             "reservations beyond max wait, and it is said",
-            world()
-                .profile("a", 0, 1)
-                .workers([worker("a-1", &[&busy])])
-                .needs("a", 1, false),
+            world().profile("a", 0, 1).workers([worker("a-1", &[&busy])]).needs("a", 1, false),
             &[],
             &["profile a: the profile has all of its 1 workers"],
         ),

@@ -256,8 +256,7 @@ impl Sim {
     fn check(&self) {
         let idle = self.idle.values().flatten();
         let held = self.held.iter().flat_map(|(_, _, workers, _)| workers);
-        let all: Vec<&WorkerName> =
-            idle.chain(self.kept.values().flatten()).chain(held).collect();
+        let all: Vec<&WorkerName> = idle.chain(self.kept.values().flatten()).chain(held).collect();
         let once: BTreeSet<&&WorkerName> = all.iter().collect();
         assert_eq!(all.len(), once.len(), "a worker is promised twice: {self:#?}");
         assert_eq!(all.len() as u64, PROFILES.iter().map(|(_, count)| count).sum::<u64>());
@@ -272,9 +271,7 @@ fn run(asks: &[Ask]) -> Sim {
     let mut asks = asks.iter().enumerate().peekable();
     // The last comes after 16,000 s at most; forty holds of 900 s, one after the other, take 36,000 s.
     while sim.now < 60_000 && (asks.peek().is_some() || !sim.claims.is_empty()) {
-        while let Some((number, ask)) =
-            asks.next_if(|(_, ask)| comes + ask.later <= sim.now)
-        {
+        while let Some((number, ask)) = asks.next_if(|(_, ask)| comes + ask.later <= sim.now) {
             comes += ask.later;
             let (id, owner) = (format!("r{number:03}"), format!("owner-{}", ask.owner));
             let profile = name(PROFILES[ask.profile].0);

@@ -328,7 +328,9 @@ impl Engine {
         self.queue.free = free;
         for (id, answer) in take(&mut self.queue.asking) {
             match self.queue.reservations.get(&id) {
-                Some(held) if self.queue.marked.contains(&id) => drop(answer.send(Ok(held.clone()))),
+                Some(held) if self.queue.marked.contains(&id) => {
+                    drop(answer.send(Ok(held.clone())))
+                }
                 Some(_) if answer.is_closed() => (),
                 Some(_) => self.queue.asking.push((id, answer)),
                 None => drop(answer.send(Err(self.no_reservation(&id)))),
@@ -449,7 +451,8 @@ impl Engine {
             });
         }
         let Entry { count, profile, owner, purpose, .. } = &entry;
-        let text = format!("to reserve {count} of profile {profile} when they are there: {purpose}");
+        let text =
+            format!("to reserve {count} of profile {profile} when they are there: {purpose}");
         self.say(Subject::Reservation(id.clone()), What::Asked { by: owner.clone(), text });
         self.forget_ended(&id);
         let claim = Claim {

@@ -116,9 +116,7 @@ impl Claims<'_> {
     pub fn shares(&self) -> BTreeMap<(ProfileName, String), u32> {
         let mut shares: BTreeMap<(ProfileName, String), u32> = BTreeMap::new();
         for held in self.reservations.values() {
-            let has = |name: &&WorkerName| {
-                matches!(self.phases.get(*name), Some((phase, _)) if !matches!(phase, Phase::Over(_)))
-            };
+            let has = |name: &&WorkerName| matches!(self.phases.get(*name), Some((phase, _)) if !matches!(phase, Phase::Over(_)));
             let count = held.workers.iter().filter(has).count() as u32;
             *shares.entry((held.profile.clone(), held.owner.clone())).or_default() += count;
         }
@@ -192,9 +190,9 @@ impl Claims<'_> {
         for (forge, view) in &self.observed.forges {
             for job in view.queued.iter().filter(|job| !running.contains(&job.id)) {
                 let Some(id) = &job.reserved_for else { continue };
-                let profile = self.profile_of(id).and_then(|name| {
-                    self.profiles.iter().find(|profile| profile.name == *name)
-                });
+                let profile = self
+                    .profile_of(id)
+                    .and_then(|name| self.profiles.iter().find(|profile| profile.name == *name));
                 if profile.is_some_and(|p| p.forge == *forge && p.serves(job)) {
                     jobs.entry(id.clone()).or_default().push(job.queued_at);
                 }

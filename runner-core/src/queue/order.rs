@@ -42,16 +42,14 @@ pub struct Claim {
 
 /// Puts claims in the order in which they are served. `held` says how many workers of a profile each owner
 /// has already.
-pub fn line(
-    mut claims: Vec<Claim>,
-    held: &BTreeMap<(ProfileName, String), u32>,
-) -> Vec<Claim> {
+pub fn line(mut claims: Vec<Claim>, held: &BTreeMap<(ProfileName, String), u32>) -> Vec<Claim> {
     claims.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
     let mut before = held.clone();
     let mut turns: Vec<(bool, Timestamp, Claim)> = Vec::with_capacity(claims.len());
     for claim in claims {
         let before = before.entry((claim.profile.clone(), claim.owner.clone())).or_default();
-        let back = if claim.begun { Duration::ZERO } else { STEP.saturating_mul(*before).min(MOST) };
+        let back =
+            if claim.begun { Duration::ZERO } else { STEP.saturating_mul(*before).min(MOST) };
         let back = SignedDuration::try_from(back).unwrap_or(SignedDuration::MAX);
         let turn = claim.since.saturating_add(back).unwrap_or(Timestamp::MAX);
         *before = before.saturating_add(claim.kept).saturating_add(claim.missing);

@@ -22,7 +22,7 @@ macro_rules! parts {
     };
 }
 
-const FILES: [(&str, &str); 18] = parts![
+const FILES: [(&str, &str); 19] = parts![
     "ansi.js",
     "api.js",
     "dialog.js",

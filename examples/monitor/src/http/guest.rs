@@ -10,7 +10,6 @@ use poem::{
     endpoint::StaticFilesEndpoint,
     get, handler,
     http::{HeaderValue, Method, StatusCode, header},
-    middleware::SizeLimit,
     post,
     web::Data,
 };
