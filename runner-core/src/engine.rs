@@ -11,7 +11,7 @@ use futures::{StreamExt, stream::SelectAll};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinError,
+    task::{JoinError, JoinHandle},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::JoinMap};
@@ -24,12 +24,13 @@ use crate::{
     history::History,
     name::{ForgeName, JobId, ProfileName, ReservationId, WorkerName},
     observe::{self, Action, Answer, Known, Source, Tick, View, Views},
-    plan::{self, Backoff, Desired, ForgeView, Held, Observed, Step, Subject, Why},
+    plan::{self, Allotment, Backoff, Desired, ForgeView, Held, Observed, Step, Subject, Why},
+    policy::{Override, OverridePreview, OverrideRequest, OverrideStatus},
     pool::{HoldRequest, Pace, check_profiles},
     profile::Profile,
     reservation::{Reservation, ReserveRequest},
     resources::Resources,
-    status::{ProfileStatus, Status, WorkerStatus},
+    status::{BuildState, ProfileStatus, Status, WorkerStatus},
     store::{Renewal, Wishes},
     wish::{Adjust, Adjustment, Dismissal, Hold},
     worker::{Flight, Phase, Record, Worker},
@@ -39,6 +40,7 @@ mod act;
 mod grant;
 mod look;
 mod obey;
+mod overriding;
 mod say;
 
 /// What the pool's task is asked to do.
@@ -50,6 +52,9 @@ pub(crate) enum Command {
     Hold(HoldRequest, oneshot::Sender<Result<Hold>>),
     Unhold(WorkerName, String, oneshot::Sender<Result<()>>),
     Dismiss(WorkerName, String, bool, oneshot::Sender<Result<()>>),
+    Override(OverrideRequest, oneshot::Sender<Result<OverrideStatus>>),
+    PreviewOverride(OverrideRequest, oneshot::Sender<Result<OverridePreview>>),
+    EndOverride(String, oneshot::Sender<Result<Option<Override>>>),
     Drain(oneshot::Sender<()>),
 }
 
@@ -99,6 +104,10 @@ pub(crate) struct Engine {
     /// What was last published, for reservations and for saying what changed.
     workers: BTreeMap<WorkerName, (Phase, Timestamp)>,
     held: Vec<Held>,
+    /// What each profile got in the last plan.
+    allotted: BTreeMap<ProfileName, Allotment>,
+    /// The last write of the policy override: the next one waits for it.
+    override_write: Option<JoinHandle<()>>,
     /// The last job of each worker that had one.
     jobs: BTreeMap<WorkerName, JobId>,
     history: History,
@@ -121,6 +130,7 @@ impl Engine {
         desired.holds = holds.map(|hold| (hold.worker.clone(), hold)).collect();
         let dismissals = wishes.dismissals.into_iter();
         desired.dismissals = dismissals.map(|asked| (asked.worker.clone(), asked)).collect();
+        desired.policy = wishes.policy;
         let adjustments = wishes.adjustments.into_iter();
         let adjustments = adjustments.map(|asked| (asked.profile.clone(), asked)).collect();
         let configured = std::mem::take(&mut desired.profiles);
@@ -156,6 +166,8 @@ impl Engine {
             drives: JoinMap::new(),
             workers: BTreeMap::new(),
             held: Vec::new(),
+            allotted: BTreeMap::new(),
+            override_write: None,
             jobs: BTreeMap::new(),
             history,
             drained: Vec::new(),

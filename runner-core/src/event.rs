@@ -168,6 +168,7 @@ impl fmt::Display for Subject {
             Self::Build(name) => write!(f, "image of profile {name}"),
             Self::Image(id) => write!(f, "image {id}"),
             Self::Reservation(id) => write!(f, "reservation {id}"),
+            Self::Override => f.write_str("policy override"),
             Self::Forge(name) => write!(f, "forge {name}"),
             Self::Hypervisor => f.write_str("hypervisor"),
             Self::Builder => f.write_str("image builder"),

@@ -86,6 +86,7 @@ pub mod local;
 pub mod name;
 mod observe;
 pub mod plan;
+pub mod policy;
 pub mod pool;
 pub mod profile;
 pub mod recorder;

@@ -16,6 +16,7 @@ use crate::{
     forge::QueuedJob,
     image::{Image, Recipe},
     name::{ForgeName, ImageId, ProfileName, ReservationId, RunnerId, WorkerName},
+    policy::Override,
     profile::{Profile, Timeouts},
     reservation::Reservation,
     resources::{Capacity, Resources},
@@ -23,10 +24,13 @@ use crate::{
     worker::{Ending, Phase, Worker, is_past},
 };
 
+mod allot;
 mod numbers;
 mod planner;
 
+pub use allot::Allotment;
 use planner::Planner;
+pub(crate) use planner::newest_images;
 
 /// What is, as far as it could be seen.
 #[derive(Debug, Clone, Default)]
@@ -106,6 +110,8 @@ pub enum Subject {
     Image(ImageId),
     /// One reservation.
     Reservation(ReservationId),
+    /// The policy override.
+    Override,
     /// One forge.
     Forge(ForgeName),
     /// The hypervisor.
@@ -128,6 +134,7 @@ impl Subject {
             Self::Build(_) => "build",
             Self::Image(_) => "image",
             Self::Reservation(_) => "reservation",
+            Self::Override => "override",
             Self::Forge(_) => "forge",
             Self::Hypervisor => "hypervisor",
             Self::Builder => "builder",
@@ -163,6 +170,8 @@ pub struct Desired {
     pub holds: BTreeMap<WorkerName, Hold>,
     /// The workers that are to go when they have no job.
     pub dismissals: BTreeMap<WorkerName, Dismissal>,
+    /// What holds for a while instead of the profiles' numbers.
+    pub policy: Option<Override>,
 }
 
 /// One planned step and its reason.
@@ -229,6 +238,8 @@ pub enum Step {
         /// The reservation.
         reservation: ReservationId,
     },
+    /// End the policy override.
+    EndOverride,
     /// Build an image.
     Build {
         /// From this.
@@ -265,6 +276,7 @@ impl Step {
             | Self::Mark { worker, .. }
             | Self::Unmark { worker, .. } => Subject::Worker(worker.clone()),
             Self::Release { reservation } => Subject::Reservation(reservation.clone()),
+            Self::EndOverride => Subject::Override,
             Self::Build { recipe } => Subject::Build(recipe.profile.clone()),
             Self::DeleteImage { image } => Subject::Image(image.clone()),
         }
@@ -279,6 +291,7 @@ impl Step {
             Self::Mark { .. } => "mark",
             Self::Unmark { .. } => "unmark",
             Self::Release { .. } => "release",
+            Self::EndOverride => "end",
             Self::Build { .. } => "build",
             Self::DeleteImage { .. } => "delete image",
         }
@@ -301,14 +314,20 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// Wanted, and not done.
     pub held: Vec<Held>,
+    /// How many workers each profile on offer gets of those it would have, paused ones left out.
+    pub allotted: BTreeMap<ProfileName, Allotment>,
+    /// What the policy override has now that it had not claimed before.
+    pub claims: BTreeMap<ProfileName, BTreeSet<WorkerName>>,
 }
 
 /// Decides what to do.
 pub fn plan(observed: &Observed, desired: &Desired, now: Timestamp) -> Plan {
     let mut planner = Planner::new(observed, desired, now);
+    planner.allot();
     planner.retire_the_over();
     planner.attend();
     planner.keep_reservations();
+    planner.keep_the_override();
     planner.keep_images();
     planner.retire_the_dismissed();
     planner.retire_the_surplus();

@@ -21,6 +21,7 @@ use crate::{
     image::ImageBuilder,
     name::{ForgeName, OwnerId, ProfileName, ReservationId, WorkerName},
     plan::Desired,
+    policy::{Override, OverridePreview, OverrideRequest, OverrideStatus},
     profile::Profile,
     recorder::Samples,
     reservation::{Reservation, ReserveRequest},
@@ -234,6 +235,41 @@ impl Pool {
     ) -> Result<ProfileStatus> {
         let (profile, by) = (profile.clone(), by.to_owned());
         self.ask(|answer| Command::Adjust(profile, adjust, by, answer)).await?
+    }
+
+    /// Gives some profiles other numbers for a while, all of them at once; the other profiles give way, but
+    /// no worker that is busy or reserved does. Holds over a restart, until it ends by itself: at its time,
+    /// or when all its workers were there and are gone. Returns what each profile gets.
+    ///
+    /// # Errors
+    /// `Busy` while there is one already, or the pool is being emptied; `NotFound` for a profile that is not
+    /// offered; `Invalid` for one that names no profile, asks for no worker, is over or asks for a paused
+    /// profile; `Backend` when it could not be made durable (it then holds until the process ends).
+    ///
+    /// # Cancel safety
+    /// A dropped call may have begun it: [`status`](Self::status) tells.
+    pub async fn override_policy(&self, request: OverrideRequest) -> Result<OverrideStatus> {
+        self.ask(|answer| Command::Override(request, answer)).await?
+    }
+
+    /// What would come of an override. Nothing of it is done.
+    ///
+    /// # Errors
+    /// As [`override_policy`](Self::override_policy).
+    pub async fn preview_override(&self, request: OverrideRequest) -> Result<OverridePreview> {
+        self.ask(|answer| Command::PreviewOverride(request, answer)).await?
+    }
+
+    /// Ends the override, and returns it. Fine when there is none.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn end_override(&self, by: &str) -> Result<Option<Override>> {
+        let by = by.to_owned();
+        self.ask(|answer| Command::EndOverride(by, answer)).await?
     }
 
     /// Keeps a machine, whatever becomes of its job, until a time. Asking again replaces the earlier hold.

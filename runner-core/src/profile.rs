@@ -36,6 +36,14 @@ pub struct Profile {
     pub timeouts: Timeouts,
     /// After how long an image is built anew, while the old one serves on. Never, if none.
     pub image_max_age: Option<Duration>,
+    /// How many of its newest images are kept, the one that serves included. Those of an earlier recipe
+    /// serve again when that is back.
+    #[serde(default = "one")]
+    pub images_kept: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How long things may take.
@@ -67,6 +75,7 @@ impl Profile {
             max: 2,
             timeouts: Timeouts::default(),
             image_max_age: None,
+            images_kept: one(),
         }
     }
 
@@ -111,6 +120,9 @@ impl Profile {
         }
         if self.resources.memory_mib == 0 && self.resources.huge_memory_mib == 0 {
             return refuse("memory", "it must be at least 1 MiB");
+        }
+        if self.images_kept == 0 {
+            return refuse("images kept", "it must be at least 1: the one that serves");
         }
         if self.timeouts.start.is_zero() {
             return refuse("start timeout", "it must be above zero");

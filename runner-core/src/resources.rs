@@ -82,31 +82,86 @@ impl Resources {
         }
     }
 
+    /// What `count` that take this much take together.
+    pub fn times(&self, count: u32) -> Resources {
+        let each = |amount: u64| amount.saturating_mul(count.into());
+        Resources {
+            vcpus: self.vcpus.saturating_mul(count),
+            memory_mib: each(self.memory_mib),
+            huge_memory_mib: each(self.huge_memory_mib),
+            disk_mib: each(self.disk_mib),
+            counters: self.counters.iter().map(|(name, of)| (name.clone(), each(*of))).collect(),
+        }
+    }
+
     /// Why `more` does not fit beside `used` within `self`, or nothing if it does.
     pub fn shortage(&self, used: &Resources, more: &Resources) -> Option<Shortage> {
-        let check = |resource: &str, total: u64, used: u64, needed: u64, unit: &str| {
-            let free = total.saturating_sub(used);
-            (needed > free).then(|| Shortage {
-                resource: resource.to_owned(),
-                needed,
-                free,
-                total,
-                unit: unit.to_owned(),
-            })
-        };
-        check("vCPUs", self.vcpus.into(), used.vcpus.into(), more.vcpus.into(), "")
-            .or_else(|| check("memory", self.memory_mib, used.memory_mib, more.memory_mib, "MiB"))
-            .or_else(|| {
-                let (total, used) = (self.huge_memory_mib, used.huge_memory_mib);
-                check("huge pages", total, used, more.huge_memory_mib, "MiB")
-            })
-            .or_else(|| check("disk", self.disk_mib, used.disk_mib, more.disk_mib, "MiB"))
-            .or_else(|| {
-                more.counters.iter().find_map(|(name, needed)| {
-                    let of = |r: &Resources| r.counters.get(name).copied().unwrap_or(0);
-                    check(name, of(self), of(used), *needed, "")
-                })
-            })
+        self.shortages(used, more).next().map(|(_, shortage)| shortage)
+    }
+
+    /// Every kind of which there is too little for `more` beside `used` within `self`.
+    pub(crate) fn shortages<'a>(
+        &self,
+        used: &Resources,
+        more: &'a Resources,
+    ) -> impl Iterator<Item = (Kind<'a>, Shortage)> {
+        more.kinds().filter_map(|kind| {
+            let (total, needed) = (self.of(kind), more.of(kind));
+            let free = total.saturating_sub(used.of(kind));
+            let (resource, unit) = (kind.name().to_owned(), kind.unit().to_owned());
+            (needed > free).then_some((kind, Shortage { resource, needed, free, total, unit }))
+        })
+    }
+
+    /// How many that each take `each` have room within `self`.
+    pub fn room_for(&self, each: &Resources) -> u32 {
+        let counts = each.kinds().filter_map(|kind| self.of(kind).checked_div(each.of(kind)));
+        counts.min().and_then(|count| u32::try_from(count).ok()).unwrap_or(u32::MAX)
+    }
+
+    fn kinds(&self) -> impl Iterator<Item = Kind<'_>> {
+        let counters = self.counters.keys().map(|name| Kind::Counter(name));
+        [Kind::Vcpus, Kind::Memory, Kind::HugeMemory, Kind::Disk].into_iter().chain(counters)
+    }
+
+    /// How much of one kind it is.
+    pub(crate) fn of(&self, kind: Kind<'_>) -> u64 {
+        match kind {
+            Kind::Vcpus => self.vcpus.into(),
+            Kind::Memory => self.memory_mib,
+            Kind::HugeMemory => self.huge_memory_mib,
+            Kind::Disk => self.disk_mib,
+            Kind::Counter(name) => self.counters.get(name).copied().unwrap_or(0),
+        }
+    }
+}
+
+/// One kind of resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind<'a> {
+    Vcpus,
+    Memory,
+    HugeMemory,
+    Disk,
+    Counter(&'a str),
+}
+
+impl<'a> Kind<'a> {
+    fn name(self) -> &'a str {
+        match self {
+            Self::Vcpus => "vCPUs",
+            Self::Memory => "memory",
+            Self::HugeMemory => "huge pages",
+            Self::Disk => "disk",
+            Self::Counter(name) => name,
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Memory | Self::HugeMemory | Self::Disk => "MiB",
+            Self::Vcpus | Self::Counter(_) => "",
+        }
     }
 }
 
@@ -129,5 +184,15 @@ mod tests {
         let host = Resources { vcpus: 4, memory_mib: 1024, ..Default::default() };
         let more = Resources { counters: [("gpu".to_owned(), 1)].into(), ..Default::default() };
         assert_eq!(host.shortage(&Resources::default(), &more).unwrap().resource, "gpu");
+    }
+
+    #[test]
+    fn as_many_have_room_as_the_scarcest_kind_allows() {
+        let host = Resources { vcpus: 9, memory_mib: 1000, ..Default::default() };
+        let each = Resources { vcpus: 2, memory_mib: 512, ..Default::default() };
+        assert_eq!(host.room_for(&each), 1);
+        assert_eq!(host.room_for(&Resources { vcpus: 2, ..Default::default() }), 4);
+        let huge = Resources { vcpus: 1, huge_memory_mib: 1024, ..Default::default() };
+        assert_eq!(host.room_for(&huge), 0);
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     image::Image,
     name::{ForgeName, ImageId, JobId, ProfileName, ReservationId, RunnerId, WorkerName},
     plan::{Backoff, Held, Sight, Subject},
+    policy::OverrideStatus,
     profile::Profile,
     reservation::Reservation,
     resources::{Capacity, Resources},
@@ -47,6 +48,9 @@ pub struct Status {
     pub images: Vec<Image>,
     /// The promises made.
     pub reservations: Vec<Reservation>,
+    /// The policy override, while there is one, and what comes of it.
+    #[serde(default)]
+    pub policy: Option<OverrideStatus>,
     /// What is wanted and not done, and why.
     pub held: Vec<Held>,
     /// What failed lately.
@@ -86,6 +90,30 @@ pub struct ProfileStatus {
     /// How long things took lately.
     #[serde(default)]
     pub usual: Usual,
+    /// When the image was built that its next workers boot; none while there is none.
+    #[serde(default)]
+    pub image_built_at: Option<Timestamp>,
+    /// How the build of its next image goes.
+    #[serde(default)]
+    pub build: BuildState,
+}
+
+/// How the build of a profile's next image goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildState {
+    /// None is due.
+    #[default]
+    Resting,
+    /// It is being built. The old image, if there is one, serves on.
+    Building,
+    /// The last try failed. The old image, if there is one, serves on.
+    Failed {
+        /// Why.
+        error: String,
+        /// When the next try may come.
+        retry_at: Timestamp,
+    },
 }
 
 /// One worker at one moment.

@@ -29,6 +29,15 @@ pub enum Why {
         /// How many there should be.
         min_idle: u32,
     },
+    /// Provision: a policy override asks for more workers than are ready or on their way.
+    Overridden {
+        /// Who asked for the override.
+        by: String,
+        /// How many workers it asks for.
+        wanted: u32,
+        /// How many it gets.
+        granted: u32,
+    },
     /// Retire: its life is over.
     Over(Ending),
     /// Retire: a machine without a record, silent for longer than the orphan limit.
@@ -40,7 +49,7 @@ pub enum Why {
         /// How many are wanted.
         wanted: u32,
     },
-    /// Retire: its profile is not offered any more.
+    /// Retire, end the policy override: its profile is not offered any more.
     ProfileRemoved,
     /// Retire: the pool is being emptied.
     Draining,
@@ -48,6 +57,11 @@ pub enum Why {
     MakesRoom {
         /// The profile of the job.
         for_profile: ProfileName,
+    },
+    /// Retire: its profile gives way to a policy override.
+    GivesWay {
+        /// Who asked for the override.
+        to: String,
     },
     /// Retire: its profile is paused.
     Paused,
@@ -62,9 +76,9 @@ pub enum Why {
     Promised,
     /// Unmark: the forge knows of a promise that does not hold any more.
     NotPromised,
-    /// Release: the reservation's time is over.
+    /// Release, end the policy override: its time is over.
     Expired,
-    /// Release: none of its workers is left.
+    /// Release, end the policy override: none of its workers is left.
     Spent,
     /// Build: the profile has no image of its recipe.
     NoImage,
@@ -82,12 +96,14 @@ impl Why {
         match self {
             Self::JobsWait { .. } => "jobs_wait",
             Self::BelowMinIdle { .. } => "below_min_idle",
+            Self::Overridden { .. } => "overridden",
             Self::Over(ending) => ending.kind(),
             Self::SilentOrphan => "silent_orphan",
             Self::Surplus { .. } => "surplus",
             Self::ProfileRemoved => "profile_removed",
             Self::Draining => "draining",
             Self::MakesRoom { .. } => "makes_room",
+            Self::GivesWay { .. } => "gives_way",
             Self::Paused => "paused",
             Self::Asked { .. } => "asked",
             Self::Unattended => "unattended",
@@ -112,6 +128,9 @@ impl fmt::Display for Why {
             Self::BelowMinIdle { free, min_idle } => {
                 write!(f, "workers ready or on their way: {free}, to keep ready: {min_idle}")
             }
+            Self::Overridden { by, wanted, granted } => {
+                write!(f, "the policy override of {by} asks for {wanted} and gets {granted}")
+            }
             Self::Over(ending) => ending.fmt(f),
             Self::SilentOrphan => f.write_str(
                 "no record explains this machine and its guest has been silent too long",
@@ -123,6 +142,9 @@ impl fmt::Display for Why {
             Self::Draining => f.write_str("the pool is being emptied"),
             Self::MakesRoom { for_profile } => {
                 write!(f, "a waiting job of profile {for_profile} needs its room")
+            }
+            Self::GivesWay { to } => {
+                write!(f, "its profile gives way to the policy override of {to}")
             }
             Self::Paused => f.write_str("its profile is paused"),
             Self::Asked { by } => write!(f, "{by} asked for it"),
@@ -162,6 +184,24 @@ pub enum WhyNot {
         /// How many.
         max: u32,
     },
+    /// A policy override gets fewer workers of the profile than it asks for.
+    Allotted {
+        /// How many it asks for.
+        wanted: u32,
+        /// How many it gets.
+        granted: u32,
+        /// Why no more.
+        short: Box<WhyNot>,
+    },
+    /// The profile gives way to a policy override.
+    GivesWay {
+        /// Who asked for the override.
+        to: String,
+        /// Until when it holds.
+        until: Timestamp,
+        /// How many workers are left to the profile.
+        granted: u32,
+    },
     /// The image is not built yet.
     NoImage,
     /// The profile is paused.
@@ -193,6 +233,14 @@ pub enum WhyNot {
 }
 
 impl WhyNot {
+    /// The reason after a sentence that says already what is missing.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            Self::NoRoom { shortage, .. } => shortage.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     /// A word for counters and filters: the reason without its numbers. Never changes.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -200,6 +248,8 @@ impl WhyNot {
             Self::NoRoom { ever: true, .. } => "no_room",
             Self::NoRoom { ever: false, .. } => "never_fits",
             Self::AtMax { .. } => "at_max",
+            Self::Allotted { .. } => "allotted",
+            Self::GivesWay { .. } => "gives_way",
             Self::NoImage => "no_image",
             Self::Paused { .. } => "paused",
             Self::KeptFor { .. } => "kept_for",
@@ -218,6 +268,14 @@ impl fmt::Display for WhyNot {
                 write!(f, "it can never fit on this host: {shortage}")
             }
             Self::AtMax { max } => write!(f, "the profile has all of its {max} workers"),
+            Self::Allotted { wanted, granted, short } => {
+                write!(f, "wanted {wanted}, got {granted}: {}", short.in_short())
+            }
+            Self::GivesWay { to, until, granted } => write!(
+                f,
+                "the profile gives way to the policy override of {to} until {until:.0}, \
+                 which leaves it {granted}"
+            ),
             Self::NoImage => f.write_str("its image is not built yet"),
             Self::Paused { by } => write!(f, "the profile is paused by {by}"),
             Self::KeptFor { by, purpose, until } => {

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
 use runner_core::{
     Capacity, ForgeName, Profile, Resources, WorkerName,
     forge::{QueuedJob, Runner, RunnerStatus},
@@ -11,6 +12,7 @@ use runner_core::{
     image::{Boot, Image, Recipe, RecipeKind},
     plan::{Action, Backoff, Desired, ForgeView, Held, Observed, Sight, Step, Subject, Unmake},
     plan::{Plan, Why, WhyNot, plan},
+    policy::Override,
     reservation::Reservation,
     wish::{Dismissal, Hold},
     worker::{Ending, Flight, Look, Phase, Record, Worker},
@@ -322,6 +324,27 @@ impl World {
         })
     }
 
+    /// A policy override that ann began five minutes ago.
+    fn overridden(self, counts: &[(&str, u32)], claimed: &[&str]) -> Self {
+        self.but(|w| {
+            let counts = counts.iter().map(|(profile, count)| (name(profile), *count)).collect();
+            let mut policy = Override {
+                counts,
+                by: "ann".to_owned(),
+                purpose: "a release".to_owned(),
+                since: ago(300),
+                until: now() + SignedDuration::from_secs(60),
+                claimed: Default::default(),
+            };
+            for worker in claimed {
+                let worker: WorkerName = name(worker);
+                let profile = worker.parts().expect("profile and number").0;
+                policy.claimed.entry(profile).or_default().insert(worker);
+            }
+            w.desired.policy = Some(policy);
+        })
+    }
+
     fn backing_off(mut self, subject: Subject) -> Self {
         let not_before = now() + SignedDuration::from_secs(30);
         let backoff = Backoff { not_before, failures: 1, error: "it broke".to_owned() };
@@ -366,6 +389,7 @@ fn say_action(action: &Action) -> String {
         Step::Mark { worker, .. } => format!("mark {worker}"),
         Step::Unmark { worker, .. } => format!("unmark {worker}"),
         Step::Release { reservation } => format!("release {reservation}"),
+        Step::EndOverride => "end override".to_owned(),
         Step::Build { recipe } => format!("build {}", recipe.profile),
         Step::DeleteImage { image } => format!("delete {image}"),
     };
@@ -547,6 +571,196 @@ fn numbers() -> Vec<Row> {
                 "retire a-1 (deregister, destroy, forget): ann asked for it",
                 "provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1",
             ],
+            &[],
+        ),
+    ]
+}
+
+/// Made after the override of [`World::overridden`] began.
+fn late(worker: &mut Worker) {
+    older(-500)(worker);
+}
+
+fn sharing() -> Vec<Row> {
+    vec![
+        row(
+            "where not all fit that are to be kept ready, the profile with the most gives up first",
+            world()
+                .profile("a", 8, 8)
+                .profile("b", 1, 1)
+                .workers((1..=8).map(|n| idle(&format!("a-{n}")))),
+            &[
+                "retire a-1 (deregister, destroy, forget): workers ready or on their way: 8, wanted: 7",
+            ],
+            &[
+                "profile a: no room: memory: 1024 MiB needed, 0 MiB of 8192 MiB free",
+                "profile b: no room: memory: 1024 MiB needed, 0 MiB of 8192 MiB free",
+            ],
+        ),
+        row(
+            "nothing that works is given up for a worker that nobody waits for",
+            world()
+                .profile("a", 0, 8)
+                .profile("b", 1, 1)
+                .workers((1..=8).map(|n| worker(&format!("a-{n}"), &[&busy]))),
+            &[],
+            &["profile b: no room: memory: 1024 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "no room is kept for a profile whose image is not built yet",
+            world()
+                .profile("a", 8, 8)
+                .profile("b", 1, 1)
+                .workers((1..=8).map(|n| idle(&format!("a-{n}"))))
+                .but(|w| w.observed.images.retain(|image| image.recipe.profile == name("a")))
+                .but(|w| w.observed.in_flight.extend([Subject::Build(name("b"))])),
+            &[],
+            &["profile b: its image is not built yet"],
+        ),
+        row(
+            "only a profile that takes what is scarce gives it up",
+            world()
+                .profile("a", 4, 4)
+                .profile_with("b", 2, 2, |p| {
+                    p.resources = Resources { vcpus: 1, huge_memory_mib: 1024, ..gib(0) };
+                })
+                .workers((1..=4).map(|n| idle(&format!("a-{n}"))))
+                .but(|w| w.observed.capacity.as_mut().expect("known").huge_memory_mib = 1024),
+            &["provision b-100 from b.1: workers ready or on their way: 0, to keep ready: 2"],
+            &["profile b: no room: huge pages: 1024 MiB needed, 0 MiB of 1024 MiB free"],
+        ),
+    ]
+}
+
+fn overrides() -> Vec<Row> {
+    let full = || world().profile("a", 4, 4).profile("b", 4, 4);
+    let idle_b = || (1..=4).map(|n| idle(&format!("b-{n}")));
+    vec![
+        row(
+            "a policy override makes more workers than the profile's max, and none beyond what it asks",
+            world().profile("a", 1, 2).overridden(&[("a", 3)], &["a-1"]).workers([idle("a-1")]),
+            &[
+                "provision a-100 from a.1: the policy override of ann asks for 3 and gets 3",
+                "provision a-101 from a.1: the policy override of ann asks for 3 and gets 3",
+            ],
+            &[],
+        ),
+        row(
+            "other profiles give way to an override, with what is idle",
+            full()
+                .workers(idle_b())
+                .workers([worker("a-1", &[&late])])
+                .overridden(&[("a", 6)], &["a-1"]),
+            &[
+                "retire b-1 (deregister, destroy, forget): \
+                 its profile gives way to the policy override of ann",
+                "retire b-2 (deregister, destroy, forget): \
+                 its profile gives way to the policy override of ann",
+                "provision a-100 from a.1: the policy override of ann asks for 6 and gets 6",
+                "provision a-101 from a.1: the policy override of ann asks for 6 and gets 6",
+                "provision a-102 from a.1: the policy override of ann asks for 6 and gets 6",
+            ],
+            &[
+                "profile a: no room: memory: 1024 MiB needed, 0 MiB of 8192 MiB free",
+                "profile b: the profile gives way to the policy override of ann until \
+                 2026-01-01T12:01:00Z, which leaves it 2",
+            ],
+        ),
+        row(
+            "what is busy or reserved gives way to nothing, and the override is told what it gets",
+            full()
+                .workers([1, 2].map(|n| worker(&format!("b-{n}"), &[&busy])))
+                .workers([3, 4].map(|n| worker(&format!("b-{n}"), &[&promised, &marked])))
+                .reserve(now() + SignedDuration::from_secs(60), &["b-3", "b-4"])
+                .workers((1..=4).map(|n| worker(&format!("a-{n}"), &[&late])))
+                .overridden(&[("a", 8)], &["a-1", "a-2", "a-3", "a-4"]),
+            &[],
+            &["profile a: wanted 8, got 4: memory: 1024 MiB needed, 0 MiB of 8192 MiB free"],
+        ),
+        row(
+            "who worked for someone else before the override does not count as its own",
+            world()
+                .profile("a", 1, 2)
+                .workers([worker("a-1", &[&busy]), worker("a-2", &[&late])])
+                .overridden(&[("a", 2)], &["a-2"]),
+            &["provision a-100 from a.1: the policy override of ann asks for 2 and gets 2"],
+            &[],
+        ),
+        row(
+            "a job of a profile that gives way waits for the override to end, and is told so",
+            world()
+                .profile("a", 0, 8)
+                .profile("b", 0, 4)
+                .workers((1..=8).map(|n| worker(&format!("a-{n}"), &[&late])))
+                .overridden(&[("a", 8)], &["a-1", "a-2", "a-3", "a-4", "a-5", "a-6", "a-7", "a-8"])
+                .jobs(1, &["b"]),
+            &[],
+            &["profile b: the profile gives way to the policy override of ann until \
+               2026-01-01T12:01:00Z, which leaves it 0"],
+        ),
+        row(
+            "nobody gives way for a profile whose image is not built yet",
+            full()
+                .workers(idle_b())
+                .overridden(&[("a", 8)], &[])
+                .but(|w| w.observed.images.retain(|image| image.recipe.profile == name("b")))
+                .but(|w| w.observed.in_flight.extend([Subject::Build(name("a"))])),
+            &[],
+            &["profile a: wanted 8, got 0: its image is not built yet"],
+        ),
+        row(
+            "an override that asks for less than there is retires what is idle, its own last",
+            world()
+                .profile("a", 3, 3)
+                .workers((1..=3).map(|n| idle(&format!("a-{n}"))))
+                .overridden(&[("a", 2)], &["a-1", "a-2"]),
+            &[
+                "retire a-3 (deregister, destroy, forget): workers ready or on their way: 3, wanted: 2",
+            ],
+            &[],
+        ),
+        row(
+            "an override ends with its time",
+            world()
+                .profile("a", 1, 1)
+                .workers([idle("a-1")])
+                .overridden(&[("a", 1)], &["a-1"])
+                .but(|w| w.desired.policy.as_mut().expect("one").until = now()),
+            &["end override: its time is over"],
+            &[],
+        ),
+        row(
+            "an override ends when all of its workers were there and are gone",
+            world()
+                .profile("a", 2, 2)
+                .workers([worker("a-8", &[&late]), worker("a-9", &[&late])])
+                .overridden(&[("a", 2)], &["a-1", "a-2"]),
+            &["end override: none of its workers is left"],
+            &[],
+        ),
+        row(
+            "an override whose workers have not all been there yet goes on",
+            world().profile("a", 0, 2).overridden(&[("a", 2)], &["a-1"]),
+            &[
+                "provision a-100 from a.1: the policy override of ann asks for 2 and gets 2",
+                "provision a-101 from a.1: the policy override of ann asks for 2 and gets 2",
+            ],
+            &[],
+        ),
+        row(
+            "an override whose workers cannot be seen goes on",
+            world()
+                .profile("a", 1, 1)
+                .workers([idle("a-1")])
+                .overridden(&[("a", 1)], &["a-1"])
+                .blind_hub(),
+            &[],
+            &["worker a-1: its forge cannot be seen: 502 Bad Gateway"],
+        ),
+        row(
+            "an override ends with the last of its profiles",
+            world().profile("b", 0, 1).overridden(&[("a", 1)], &[]),
+            &["end override: its profile is not offered any more"],
             &[],
         ),
     ]
@@ -1031,6 +1245,30 @@ fn images() -> Vec<Row> {
             &[],
         ),
         row(
+            "a build that failed waits its time, and the old image serves on",
+            world().profile_with("a", 1, 1, aged).backing_off(Subject::Build(name("a"))),
+            &["provision a-100 from a.1: workers ready or on their way: 0, to keep ready: 1"],
+            &["image of profile a: the last try failed (it broke), \
+                 the next one is at 2026-01-01T12:00:30Z"],
+        ),
+        row(
+            "a rebuild retires no worker of the old image: each goes after its job",
+            world()
+                .profile("a", 2, 4)
+                .workers([idle("a-1"), idle("a-2"), worker("a-3", &[&busy])])
+                .but(|w| w.observed.images.push(image("a", 2, 10))),
+            &[],
+            &[],
+        ),
+        row(
+            "as many of the newest images are kept as the profile says",
+            world().profile_with("a", 0, 1, |p| p.images_kept = 3).but(|w| {
+                w.observed.images.extend([4, 2, 3].map(|n| image("a", n, 1000 - i64::from(n))));
+            }),
+            &["delete a.1: there is a newer image and no worker uses this one"],
+            &[],
+        ),
+        row(
             "an image that a machine or a record names is never deleted",
             world()
                 .profile("a", 2, 2)
@@ -1059,10 +1297,19 @@ fn images() -> Vec<Row> {
 }
 
 fn rows() -> Vec<Row> {
-    [numbers(), holds(), guests(), room(), blindness(), endings(), reservations(), images()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = [
+        numbers(),
+        sharing(),
+        overrides(),
+        holds(),
+        guests(),
+        room(),
+        blindness(),
+        endings(),
+        reservations(),
+        images(),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 #[test]
@@ -1094,14 +1341,14 @@ macro_rules! variants {
 }
 
 variants!(WHYS, why_word, Why:
-    JobsWait BelowMinIdle Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Paused Asked Unattended Promised
+    JobsWait BelowMinIdle Overridden GivesWay Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Paused Asked Unattended Promised
     NotPromised Expired Spent NoImage ImageTooOld Superseded ImageOfNoProfile);
 variants!(WHY_NOTS, why_not_word, WhyNot:
-    Unseen NoRoom AtMax NoImage Paused KeptFor BackingOff NoProfileServes);
+    Unseen NoRoom AtMax Allotted GivesWay NoImage Paused KeptFor BackingOff NoProfileServes);
 variants!(ENDINGS, ending_word, Ending:
     RunnerGone Stopped Vanished NeverRegistered StartTimedOut LostContact Orphan Ghost Retiring);
 variants!(STEPS, step_word, Step:
-    Provision Retire Attach Mark Unmark Release Build DeleteImage);
+    Provision Retire Attach Mark Unmark Release EndOverride Build DeleteImage);
 
 fn missing<'a>(all: &[&'a str], seen: &BTreeSet<&str>) -> Vec<&'a str> {
     all.iter().filter(|word| !seen.contains(**word)).copied().collect()
@@ -1165,6 +1412,7 @@ fn carry_out(world: &mut World) -> usize {
             Step::Release { reservation } => {
                 drop(world.observed.reservations.remove(reservation));
             }
+            Step::EndOverride => world.desired.policy = None,
             _ => (),
         }
     }
@@ -1190,5 +1438,165 @@ fn a_plan_that_was_carried_out_leaves_nothing_to_plan() {
         let mut used = Resources::default();
         world.observed.workers.values().filter_map(Worker::holds).for_each(|r| used.add(r));
         assert!(used.memory_mib <= 8 * 1024, "{used:?}");
+    }
+}
+
+/// One profile of a random world, and its workers.
+#[derive(Debug, Clone)]
+struct Kind {
+    gib: u64,
+    min_idle: u32,
+    max: u32,
+    idle: u32,
+    busy: u32,
+    reserved: u32,
+    starting: u32,
+    jobs: u32,
+    asked: Option<u32>,
+}
+
+impl Kind {
+    fn any() -> impl Strategy<Value = Self> {
+        let numbers = (1..=3_u64, 0..=5_u32, 1..=6_u32, 0..=3_u32);
+        let workers = (0..=3_u32, 0..=2_u32, 0..=2_u32, 0..=2_u32);
+        let asked = proptest::option::of(prop_oneof![0..=12_u32, Just(u32::MAX)]);
+        (numbers, workers, asked).prop_map(|(numbers, workers, asked)| {
+            let (gib, min_idle, max, jobs) = numbers;
+            let (idle, busy, reserved, starting) = workers;
+            let min_idle = min_idle.min(max);
+            Self { gib, min_idle, max, idle, busy, reserved, starting, jobs, asked }
+        })
+    }
+
+    fn taken(&self) -> u32 {
+        self.busy + self.reserved
+    }
+}
+
+/// A host of so many GiB with these kinds, under an override of those that ask for something.
+fn world_of(capacity: u64, kinds: &[Kind]) -> World {
+    let mut world =
+        world().but(|w| w.observed.capacity.as_mut().expect("known").memory_mib = capacity * 1024);
+    for (kind, profile) in kinds.iter().zip(["a", "b", "c", "d"]) {
+        let phases: [(u32, &dyn Fn(&mut Worker)); 4] = [
+            (kind.idle, &|_| ()),
+            (kind.busy, &busy),
+            (kind.reserved, &|w| {
+                promised(w);
+                marked(w);
+            }),
+            (kind.starting, &offline),
+        ];
+        let phases = phases.iter().flat_map(|(count, phase)| (0..*count).map(move |_| *phase));
+        let workers: Vec<Worker> = phases
+            .enumerate()
+            .map(|(n, phase)| worker(&format!("{profile}-{n}"), &[&large(kind.gib), &phase]))
+            .collect();
+        let reserved = workers.iter().filter(|w| w.reservation.is_some());
+        let reserved: Vec<WorkerName> = reserved.map(|worker| worker.name.clone()).collect();
+        world = world
+            .profile_with(profile, kind.min_idle, kind.max, |p| p.resources = gib(kind.gib))
+            .workers(workers)
+            .jobs(kind.jobs, &[profile])
+            .but(|w| {
+                let promise = Reservation {
+                    id: name("promise"),
+                    profile: name("a"),
+                    owner: "me".to_owned(),
+                    purpose: "a test".to_owned(),
+                    since: ago(60),
+                    until: now() + SignedDuration::from_secs(60),
+                    workers: BTreeSet::new(),
+                };
+                let promise = w.observed.reservations.entry(name("promise")).or_insert(promise);
+                promise.workers.extend(reserved.iter().cloned());
+            });
+    }
+    let asked = kinds.iter().zip(["a", "b", "c", "d"]);
+    let asked: Vec<_> = asked.filter_map(|(kind, profile)| Some((profile, kind.asked?))).collect();
+    if asked.is_empty() { world } else { world.overridden(&asked, &[]) }
+}
+
+fn used(world: &World) -> u64 {
+    let mut used = Resources::default();
+    world.observed.workers.values().filter_map(Worker::holds).for_each(|r| used.add(r));
+    used.memory_mib / 1024
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+
+    #[test]
+    fn what_is_allotted_fits_and_is_never_below_what_works(
+        capacity in 1..=16_u64,
+        kinds in proptest::collection::vec(Kind::any(), 1..=4),
+    ) {
+        let plan = world_of(capacity, &kinds).plan();
+        let limits = || kinds.iter().zip(plan.allotted.values());
+        let needed: u64 = limits().map(|(k, got)| k.gib * u64::from(got.limit())).sum();
+        let taken: u64 = kinds.iter().map(|k| k.gib * u64::from(k.taken())).sum();
+        // What jobs wait for on workers that are there is not shared out again.
+        let is_overridden = kinds.iter().any(|kind| kind.asked.is_some());
+        let there = |k: &Kind| k.gib * u64::from(k.jobs.min(k.idle + k.starting));
+        let kept: u64 = taken + if is_overridden { 0 } else { kinds.iter().map(there).sum() };
+        prop_assert!(needed <= capacity.max(kept), "{needed} of {capacity}: {:?}", plan.allotted);
+        for (kind, allotment) in limits() {
+            prop_assert!(allotment.limit() >= kind.taken(), "below critical: {allotment}");
+            prop_assert!(allotment.granted <= allotment.wanted.max(kind.taken()), "{allotment}");
+            let is_short = allotment.granted < allotment.wanted;
+            prop_assert_eq!(is_short, allotment.short.is_some(), "unexplained: {}", allotment);
+        }
+        // Whoever was not asked for gives way first.
+        let short = limits().filter(|(k, got)| k.asked.is_some() && got.granted < got.wanted);
+        if short.count() > 0 {
+            for (kind, allotment) in limits().filter(|(kind, _)| kind.asked.is_none()) {
+                let asked = kinds.iter().filter(|kind| kind.asked.is_some());
+                let smallest = asked.map(|kind| kind.gib).min().unwrap_or(0);
+                let spare = u64::from(allotment.limit() - kind.taken()) * kind.gib;
+                prop_assert!(spare < smallest, "{allotment} did not give way");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shared_host_comes_to_rest_within_its_room_and_no_work_is_lost(
+        capacity in 1..=16_u64,
+        kinds in proptest::collection::vec(Kind::any(), 1..=4),
+    ) {
+        let mut world = world_of(capacity, &kinds);
+        let at_most = used(&world).max(capacity);
+        let works = |worker: &Worker| {
+            worker.reservation.is_some()
+                || matches!(&worker.runner, Look::Seen(r) if matches!(r.status, RunnerStatus::Busy(_)))
+        };
+        let working: BTreeSet<WorkerName> =
+            world.observed.workers.values().filter(|w| works(w)).map(|w| w.name.clone()).collect();
+        for round in 0.. {
+            let plan = world.plan();
+            if let Some(policy) = &mut world.desired.policy {
+                for (profile, workers) in plan.claims {
+                    policy.claimed.entry(profile).or_default().extend(workers);
+                }
+                for (profile, claimed) in &policy.claimed {
+                    prop_assert!(claimed.len() <= policy.counts[profile] as usize);
+                }
+            }
+            let done = carry_out(&mut world);
+            prop_assert!(used(&world) <= at_most, "{} GiB of {capacity} in use", used(&world));
+            let left = |worker: &WorkerName| world.observed.workers.contains_key(worker);
+            prop_assert!(working.iter().all(left), "work was lost: {working:?}");
+            // What was made comes online.
+            let mut online = 0;
+            for worker in world.observed.workers.values_mut() {
+                if matches!(&worker.runner, Look::Seen(r) if r.status == RunnerStatus::Offline) {
+                    status(worker, RunnerStatus::Idle);
+                    online += 1;
+                }
+            }
+            if done + online == 0 {
+                break;
+            }
+            prop_assert!(round < 30, "it does not come to rest: {:#?}", world.plan().actions);
+        }
     }
 }

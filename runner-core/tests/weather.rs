@@ -3,10 +3,11 @@
 //! Each storm runs a whole pool with two forges (one whose guests pull, and the local queue) on a fake host,
 //! by a paused clock: jobs are submitted, lists fail, hang or come back short, calls lose their answers or
 //! have half an effect, machines die, runners vanish, the store is lost, lists fail for minutes, images grow
-//! old, the offer changes, and the pool itself dies at any await and starts again. Then everything behaves,
-//! and what the fakes know to be true is compared with what was promised: no job killed, none run twice,
-//! none lost but with its machine, every log complete, nothing left over; and the pool's own events with
-//! what it could see: nothing decided that an unreadable list was needed for, no room asked for twice.
+//! old, the offer changes, the policy is overridden, and the pool itself dies at any await and starts again.
+//! Then everything behaves, and what the fakes know to be true is compared with what was promised: no job
+//! killed, none run twice, none lost but with its machine, every log complete, nothing left over; and the
+//! pool's own events with what it could see: nothing decided that an unreadable list was needed for, no room
+//! asked for twice.
 //!
 //! A storm that fails prints its seed; `STORM_SEED=n cargo test -p runner-core --test weather one_storm`
 //! repeats it. `STORMS=n` sets how many there are (1,200 by default).
@@ -43,6 +44,7 @@
 //! | what is being destroyed holds no room | `provision … failed: not enough memory` |
 //! | a worker that is being made holds no room | `provision … failed: not enough memory` |
 //! | a reservation has no end | `a reservation did not end` |
+//! | a policy override has no end | `a policy override did not end` |
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,6 +66,7 @@ use runner_core::{
     image::{Recipe, RecipeKind},
     local::{JobSpec, JobState, LocalLimits, LocalQueue, Run},
     plan::{Subject, Why},
+    policy::OverrideRequest,
     reservation::ReserveRequest,
     worker::{Ending, Phase},
 };
@@ -266,6 +269,7 @@ impl Storm {
                 80..82 => self.lose_sight(Call::Instances).await?,
                 82..84 => self.lose_sight(Call::Runners(self.hub.clone())).await?,
                 84..90 => self.change_offer(&life).await,
+                90..94 => self.override_policy(&life).await,
                 _ => {
                     let wait = self.seconds(40.0);
                     tokio::time::sleep(wait).await;
@@ -369,6 +373,23 @@ impl Storm {
         self.local_jobs.insert(job.expect("submit").id, expected);
     }
 
+    /// Someone has one or two profiles get other numbers for a while, or ends that.
+    async fn override_policy(&mut self, life: &Life) {
+        if self.rng.random_bool(0.2) {
+            life.pool.end_override("storm").await.expect("it ends");
+            return;
+        }
+        let counts = (0..2).map(|_| {
+            let profile = self.any(self.profiles.clone()).expect("there are profiles").name;
+            (profile, self.rng.random_range(0..8))
+        });
+        let counts = counts.collect();
+        let (by, purpose) = ("storm".to_owned(), "weather".to_owned());
+        let until = self.clock.now() + self.seconds(600.0);
+        // There may be one already.
+        drop(life.pool.override_policy(OverrideRequest { counts, by, purpose, until }).await);
+    }
+
     fn local_job(&mut self) -> (JobSpec, Expected) {
         let lines = self.rng.random_range(1..6);
         let exit = [0, 0, 3][self.rng.random_range(0..3)];
@@ -428,6 +449,9 @@ impl Storm {
         let status = life.pool.status();
         if !status.reservations.is_empty() {
             return Some(format!("a reservation did not end: {:?}", status.reservations));
+        }
+        if let Some(policy) = &status.policy {
+            return Some(format!("a policy override did not end: {policy:?}"));
         }
         let machines = self.world.machines();
         let images = status.images.len();

@@ -25,12 +25,14 @@ mod follow;
 mod gitlab_runner_config;
 mod hold;
 mod images;
+mod import;
 mod jobs;
 mod logs;
 mod luggage;
 mod openapi;
 mod out;
 mod outputs;
+mod overriding;
 mod profiles;
 mod run;
 mod serve;
@@ -103,10 +105,15 @@ enum Command {
     Retire(hold::RetireArgs),
     /// List profiles, or change their numbers
     Profiles(profiles::ProfilesArgs),
+    /// Have some profiles get other numbers of workers for a while, while the others give way
+    Override(overriding::OverrideArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Show what happened and why
     Events(events::EventsArgs),
+    /// Make a configuration from the settings of Servo's monitor
+    #[command(name = "import-servo", long_flag = "import-servo")]
+    ImportServo(import::ImportArgs),
     /// Check a configuration
     Check(check::CheckArgs),
     /// Find out whether a service can do its work on this host, and what to do where it cannot
@@ -170,8 +177,10 @@ pub async fn main(cli: Cli) -> u8 {
         Command::Unhold(args) => (hold::unhold(args).await, FAILED),
         Command::Retire(args) => (hold::retire(args).await, FAILED),
         Command::Profiles(args) => (profiles::profiles(args).await, FAILED),
+        Command::Override(args) => (overriding::overriding(args).await, FAILED),
         Command::Images(args) => (images::images(args).await, FAILED),
         Command::Events(args) => (events::events(args).await, FAILED),
+        Command::ImportServo(args) => (import::import(args), FAILED),
         Command::Check(args) => (check::check(args), FAILED),
         Command::Doctor(args) => (doctor::doctor(args).await, FAILED),
         Command::Completions(args) => (completions::completions(args), FAILED),

@@ -50,6 +50,9 @@ use units::Size;
 /// The configuration that is used when none is named, and that explains every key.
 pub const SAMPLE: &str = include_str!("../monitor.toml");
 
+/// The size of the huge pages that machines are made of.
+const HUGE_PAGE_MIB: u64 = 1024;
+
 /// The forge that jobs of this service are queued at.
 pub const LOCAL_FORGE: &str = "local";
 
@@ -311,9 +314,21 @@ fn profile(
         }
     };
     let recipe = Recipe { profile: section.name, kind };
+    let span_of_memory = section.memory.span();
+    let memory = mib(source, &format!("{key}.memory"), Some(section.memory))?.unwrap_or(0);
+    let (memory_mib, huge_memory_mib) = match section.huge_pages {
+        true if memory % HUGE_PAGE_MIB != 0 => {
+            let problem = "a machine of huge pages has a whole number of GiB";
+            let key = format!("{key}.memory");
+            return Err(source.problem(Some(span_of_memory), key, problem));
+        }
+        true => (0, memory),
+        false => (memory, 0),
+    };
     let resources = Resources {
         vcpus: section.vcpus.unwrap_or(1),
-        memory_mib: mib(source, &format!("{key}.memory"), Some(section.memory))?.unwrap_or(0),
+        memory_mib,
+        huge_memory_mib,
         disk_mib: mib(source, &format!("{key}.disk"), section.disk)?.unwrap_or(0),
         ..Resources::default()
     };
@@ -329,6 +344,7 @@ fn profile(
         profile.timeouts.offline = limit.0;
     }
     profile.image_max_age = section.image_max_age.map(|age| age.0);
+    profile.images_kept = section.images_kept.unwrap_or(profile.images_kept);
     if profile.min_idle > profile.max {
         let (min, max) = (profile.min_idle, profile.max);
         let problem = format!("{min} is above max = {max}; lower it or raise max");

@@ -32,6 +32,7 @@ mod jobs;
 mod log;
 mod metrics;
 pub mod openapi;
+mod overrides;
 mod pool;
 mod problem;
 mod reservations;
@@ -184,6 +185,7 @@ type Apis = (
     history::HistoryApi,
     workers::WorkersApi,
     reservations::ReservationsApi,
+    overrides::OverridesApi,
     explain::ExplainApi,
     shell::ShellApi,
     files::FilesApi,
@@ -201,6 +203,7 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         history::HistoryApi(shared.clone()),
         workers::WorkersApi(shared.clone()),
         reservations::ReservationsApi(shared.clone()),
+        overrides::OverridesApi(shared.clone()),
         explain::ExplainApi(shared.clone()),
         shell::ShellApi(shared.clone()),
         files::FilesApi(shared.clone()),

@@ -11,6 +11,7 @@ pub mod config;
 pub mod data_dir;
 pub mod doctor;
 pub mod http;
+pub mod import;
 pub mod logs;
 pub mod metrics;
 pub mod open_files;

@@ -12,6 +12,7 @@ impl Engine {
         self.say_phases(&observed, now);
         self.end_wishes(&observed, now);
         let plan = plan::plan(&observed, &self.desired, now);
+        self.claim(&plan.claims);
         self.say_held(&plan.held);
         for action in plan.actions {
             let is_drive = matches!(action.step, Step::Attach { .. });
@@ -25,6 +26,7 @@ impl Engine {
         // A driver whose worker is gone has nothing left to wait for.
         self.drives.abort_matching(|worker| !observed.workers.contains_key(worker));
         self.held = plan.held;
+        self.allotted = plan.allotted;
         self.wake = self.next_wake(&observed, now);
         self.publish_status(&observed, now);
         if self.desired.draining && self.is_empty(&observed) {
@@ -45,7 +47,8 @@ impl Engine {
         let backoffs = self.backoff.values().map(|backoff| backoff.not_before);
         let reservations = observed.reservations.values().map(|reservation| reservation.until);
         let holds = self.desired.holds.values().map(|hold| hold.until);
-        backoffs.chain(reservations).chain(holds).filter(|at| *at > now).min()
+        let policy = self.desired.policy.iter().map(|policy| policy.until);
+        backoffs.chain(reservations).chain(holds).chain(policy).filter(|at| *at > now).min()
     }
 
     pub(super) fn begin(&mut self, step: Step, why: Why, observed: &Observed) {
@@ -76,6 +79,12 @@ impl Engine {
             Step::Release { reservation } => {
                 self.reservations.remove(reservation);
                 (Flight::Touching, None)
+            }
+            Step::EndOverride => {
+                self.desired.policy = None;
+                // One that stays in the store ends again at the next start.
+                self.write_override();
+                return;
             }
             Step::Mark { forge, .. } | Step::Unmark { forge, .. } => {
                 (Flight::Touching, Some(forge.clone()))
@@ -265,6 +274,8 @@ async fn act(
         }
         Step::Unmark { forge, runner, .. } => hands.unmark(forge, runner).await,
         Step::Release { reservation } => hands.release(reservation).await,
+        // It was over when it began.
+        Step::EndOverride => Ok(()),
         Step::Build { recipe } => hands.build(recipe).await,
         Step::DeleteImage { image } => hands.delete_image(image).await,
     }

@@ -29,6 +29,11 @@ impl Engine {
             Command::Dismiss(worker, by, afterwards, answer) => {
                 self.dismiss(worker, by, afterwards, answer);
             }
+            Command::Override(request, answer) => self.override_policy(request, answer),
+            Command::PreviewOverride(request, answer) => {
+                let _ = answer.send(self.preview_override(request));
+            }
+            Command::EndOverride(by, answer) => self.end_override(by, answer),
             Command::Drain(answer) => {
                 self.desired.draining = true;
                 self.drained.push(answer);

@@ -10,13 +10,14 @@ impl Engine {
     }
 
     /// Writes what is in memory into a store that was begun anew.
-    pub(super) fn write_again(&self) {
+    pub(super) fn write_again(&mut self) {
         let (store, serial) = (self.hands.store.clone(), self.serial);
         let records: Vec<Record> = self.records.values().cloned().collect();
         let reservations: Vec<Reservation> = self.reservations.values().cloned().collect();
         let holds: Vec<Hold> = self.desired.holds.values().cloned().collect();
         let dismissals: Vec<Dismissal> = self.desired.dismissals.values().cloned().collect();
         let adjustments: Vec<Adjustment> = self.adjustments.values().cloned().collect();
+        self.write_override();
         let owner = self.hands.owner.clone();
         tokio::spawn(async move {
             let write = async {
@@ -103,8 +104,22 @@ impl Engine {
         }
     }
 
+    fn build_state(&self, profile: &ProfileName) -> BuildState {
+        let subject = Subject::Build(profile.clone());
+        if self.actions.get(&subject).is_some_and(|action| action.ended.is_none()) {
+            return BuildState::Building;
+        }
+        match self.backoff.get(&subject) {
+            Some(Backoff { not_before, error, .. }) => {
+                BuildState::Failed { error: error.clone(), retry_at: *not_before }
+            }
+            None => BuildState::Resting,
+        }
+    }
+
     pub(super) fn publish_status(&self, observed: &Observed, now: Timestamp) {
         let (demand, _) = plan::demand(observed, &self.desired);
+        let images = plan::newest_images(observed, &self.desired);
         let mut profiles: BTreeMap<ProfileName, ProfileStatus> = BTreeMap::new();
         for profile in &self.desired.profiles {
             let status = ProfileStatus {
@@ -114,6 +129,8 @@ impl Engine {
                 offered: true,
                 adjustment: self.adjustments.get(&profile.name).cloned(),
                 usual: self.history.usual(&profile.name),
+                image_built_at: images.get(&profile.name).map(|image| image.built_at),
+                build: self.build_state(&profile.name),
                 ..ProfileStatus::default()
             };
             profiles.insert(profile.name.clone(), status);
@@ -159,6 +176,11 @@ impl Engine {
             queued: forges.map(|(name, view)| (name.clone(), view.queued.clone())).collect(),
             images: observed.images.clone(),
             reservations: self.reservations.values().cloned().collect(),
+            policy: self
+                .desired
+                .policy
+                .clone()
+                .map(|policy| OverrideStatus { policy, allotted: self.allotted.clone() }),
             held: self.held.clone(),
             backoff: self.backoff.iter().map(|(s, b)| (s.clone(), b.clone())).collect(),
             draining: self.desired.draining,

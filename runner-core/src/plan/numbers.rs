@@ -6,13 +6,64 @@ use super::{
 };
 
 impl<'a> Planner<'a> {
+    /// How many jobs wait for a profile.
+    pub(super) fn queued(&self, profile: &Profile) -> u32 {
+        self.demand.get(&profile.name).map_or(0, Vec::len) as u32
+    }
+
+    /// How many unreserved workers a profile should have, if there were room for all profiles.
+    pub(super) fn usual(&self, profile: &Profile) -> u32 {
+        profile.min_idle.max(self.queued(profile)).min(profile.max)
+    }
+
     /// How many unreserved workers a profile should have ready or on their way.
     pub(super) fn wanted(&self, profile: &Profile) -> u32 {
         if self.desired.draining || self.desired.paused.contains_key(&profile.name) {
             return 0;
         }
-        let queued = self.demand.get(&profile.name).map_or(0, Vec::len) as u32;
-        profile.min_idle.max(queued).min(profile.max)
+        let usual = self.usual(profile);
+        let allotment = self.plan.allotted.get(&profile.name);
+        match (allotment, self.more.get(&profile.name)) {
+            (Some(Allotment { requested: true, .. }), Some(more)) => *more,
+            (Some(Allotment { wanted, granted, .. }), Some(more)) if granted < wanted => {
+                match self.desired.policy {
+                    Some(_) => usual.min(*more),
+                    None => usual.min(*more.max(&self.queued(profile))),
+                }
+            }
+            _ => usual,
+        }
+    }
+
+    /// How many workers of a profile there may be at once.
+    pub(super) fn max(&self, profile: &Profile) -> u32 {
+        let is_overridden = self.desired.policy.is_some();
+        match self.plan.allotted.get(&profile.name).filter(|_| is_overridden) {
+            Some(allotment) if allotment.requested => allotment.limit(),
+            Some(allotment) => profile.max.min(allotment.limit()),
+            None => profile.max,
+        }
+    }
+
+    /// Whom a profile gives way to, if it does.
+    fn gives_way(&self, profile: &Profile) -> Option<(&'a Override, u32)> {
+        let policy = self.desired.policy.as_ref()?;
+        let allotment = self.plan.allotted.get(&profile.name)?;
+        let gives_way = !allotment.requested && allotment.granted < allotment.wanted;
+        gives_way.then_some((policy, allotment.granted))
+    }
+
+    /// Why a profile gets fewer workers than it would have, if it does.
+    fn shrunk(&self, profile: &Profile) -> Option<WhyNot> {
+        if let Some((policy, granted)) = self.gives_way(profile) {
+            return Some(WhyNot::GivesWay { to: policy.by.clone(), until: policy.until, granted });
+        }
+        let allotment = self.plan.allotted.get(&profile.name)?;
+        let Allotment { requested, wanted, granted, short, .. } = allotment.clone();
+        match short? {
+            short if requested => Some(WhyNot::Allotted { wanted, granted, short: short.into() }),
+            short => Some(short),
+        }
     }
 
     pub(super) fn retire_the_surplus(&mut self) {
@@ -26,12 +77,20 @@ impl<'a> Planner<'a> {
                 Some(_) if desired.paused.contains_key(name) => (0, 0, Why::Paused),
                 Some(profile) => {
                     let wanted = self.wanted(profile);
-                    (wanted, profile.max, Why::Surplus { idle: tally.free(), wanted })
+                    let why = match self.gives_way(profile) {
+                        Some((policy, _)) => Why::GivesWay { to: policy.by.clone() },
+                        None => Why::Surplus { idle: tally.free(), wanted },
+                    };
+                    (wanted, self.max(profile), why)
                 }
             };
             let over_max = tally.alive().saturating_sub(max);
             let surplus = tally.free().saturating_sub(wanted).max(over_max) as usize;
-            for worker in tally.idle.iter().take(surplus) {
+            let mut idle = tally.idle.clone();
+            if let Some(policy) = &desired.policy {
+                idle.sort_by_key(|worker| policy.has(worker));
+            }
+            for worker in idle.into_iter().take(surplus) {
                 self.retire(worker, why.clone());
             }
         }
@@ -48,7 +107,7 @@ impl<'a> Planner<'a> {
         let mut planned: BTreeMap<&ProfileName, u32> = BTreeMap::new();
         for for_jobs in [true, false] {
             for profile in &desired.profiles {
-                let queued = self.demand.get(&profile.name).map_or(0, Vec::len) as u32;
+                let queued = self.queued(profile);
                 if let Some(by) = desired.paused.get(&profile.name) {
                     if queued > 0 && for_jobs {
                         let why_not = WhyNot::Paused { by: by.clone() };
@@ -56,26 +115,31 @@ impl<'a> Planner<'a> {
                     }
                     continue;
                 }
-                let goal = if for_jobs { queued.min(profile.max) } else { self.wanted(profile) };
+                let max = self.max(profile);
+                let goal = if for_jobs { queued.min(max) } else { self.wanted(profile) };
                 let none = Tally::default();
                 let tally = self.tallies.get(&profile.name).unwrap_or(&none);
                 let planned = planned.entry(&profile.name).or_default();
                 let (free, alive) = (tally.free() + *planned, tally.alive() + *planned);
                 let missing = goal.saturating_sub(free);
-                if missing == 0 {
-                    continue;
-                }
-                let why = if for_jobs {
-                    Why::JobsWait { queued, free }
-                } else {
-                    Why::BelowMinIdle { free, min_idle: profile.min_idle }
+                let why = match self.plan.allotted.get(&profile.name) {
+                    _ if for_jobs => Why::JobsWait { queued, free },
+                    Some(Allotment { requested: true, wanted, granted, .. }) => {
+                        let by = desired.policy.as_ref().map_or("", |policy| &policy.by).to_owned();
+                        Why::Overridden { by, wanted: *wanted, granted: *granted }
+                    }
+                    _ => Why::BelowMinIdle { free, min_idle: profile.min_idle },
                 };
-                let possible = missing.min(profile.max.saturating_sub(alive));
-                if possible < missing && for_jobs {
-                    let why_not = WhyNot::AtMax { max: profile.max };
+                let possible = missing.min(max.saturating_sub(alive));
+                if for_jobs && queued.min(profile.max) > free + possible {
+                    let shrunk = desired.policy.as_ref().and_then(|_| self.shrunk(profile));
+                    let why_not = shrunk.unwrap_or(WhyNot::AtMax { max });
                     self.hold(Subject::Profile(profile.name.clone()), why_not);
                 }
                 *planned += self.provision_some(profile, possible, &mut serial, why, for_jobs);
+                if let Some(why_not) = self.shrunk(profile).filter(|_| !for_jobs) {
+                    self.hold(Subject::Profile(profile.name.clone()), why_not);
+                }
             }
         }
     }
@@ -167,7 +231,11 @@ impl<'a> Planner<'a> {
             }
         }
         let mut spare: Vec<&Worker> = Vec::new();
-        for (name, tally) in self.tallies.iter().filter(|(name, _)| **name != profile.name) {
+        let policy = self.desired.policy.as_ref();
+        let others = self.tallies.iter().filter(|(name, _)| {
+            **name != profile.name && policy.is_none_or(|p| !p.counts.contains_key(*name))
+        });
+        for (name, tally) in others {
             let queued = self.demand.get(name).map_or(0, Vec::len);
             let spared = tally.free() as usize - queued.min(tally.free() as usize);
             let idle = tally.idle.iter().filter(|worker| !retiring.contains(&worker.name));

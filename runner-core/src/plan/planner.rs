@@ -1,5 +1,7 @@
 //! What is over is retired, what is unattended attended, what is missing built.
 
+use std::cmp::Reverse;
+
 use super::*;
 
 /// The workers of one profile, sorted by phase.
@@ -28,7 +30,7 @@ pub(super) struct Planner<'a> {
     pub(super) now: Timestamp,
     pub(super) plan: Plan,
     /// Of each worker, sorted by name.
-    phases: Vec<(&'a WorkerName, Phase)>,
+    pub(super) phases: Vec<(&'a WorkerName, Phase)>,
     /// The newest image of each profile's recipe.
     images: BTreeMap<&'a ProfileName, &'a Image>,
     pub(super) tallies: BTreeMap<ProfileName, Tally<'a>>,
@@ -39,6 +41,8 @@ pub(super) struct Planner<'a> {
     pub(super) ending: Resources,
     /// What waiting jobs need and do not have: workers that nobody waits for must not take it.
     pub(super) set_aside: Resources,
+    /// How many workers beside those that are taken each profile gets.
+    pub(super) more: BTreeMap<&'a ProfileName, u32>,
 }
 
 impl<'a> Planner<'a> {
@@ -58,6 +62,7 @@ impl<'a> Planner<'a> {
             used: Resources::default(),
             ending: Resources::default(),
             set_aside: Resources::default(),
+            more: BTreeMap::new(),
         };
         for job in unserved {
             let why_not = WhyNot::NoProfileServes { labels: job.labels.clone() };
@@ -338,7 +343,16 @@ impl<'a> Planner<'a> {
         if observed.images.iter().all(|image| current.contains(&image.id)) {
             return;
         }
-        let mut kept = current;
+        let mut kept = current.clone();
+        for profile in &desired.profiles {
+            let of_it = observed.images.iter().filter(|image| image.recipe.profile == profile.name);
+            let mut of_it: Vec<&Image> = of_it.collect();
+            // The one that serves, then the newest.
+            of_it.sort_by_key(|image| {
+                Reverse((current.contains(&image.id), image.built_at, &image.id))
+            });
+            kept.extend(of_it.iter().take(profile.images_kept as usize).map(|image| &image.id));
+        }
         for worker in observed.workers.values() {
             kept.extend(worker.record.as_ref().map(|record| &record.image));
             kept.extend(worker.instance.seen().map(|instance| &instance.image));
@@ -364,7 +378,7 @@ impl<'a> Planner<'a> {
 }
 
 /// The newest image of each profile's recipe.
-fn newest_images<'a>(
+pub(crate) fn newest_images<'a>(
     observed: &'a Observed,
     desired: &'a Desired,
 ) -> BTreeMap<&'a ProfileName, &'a Image> {

@@ -7,6 +7,7 @@ use crate::{
     error::Result,
     event::Event,
     name::WorkerName,
+    policy::Override,
     recorder::{FLIGHTS_KEPT, FlightRecord},
     wish::{Adjustment, Dismissal, Hold},
 };
@@ -17,7 +18,11 @@ pub(crate) struct Wishes {
     pub holds: Vec<Hold>,
     pub dismissals: Vec<Dismissal>,
     pub adjustments: Vec<Adjustment>,
+    pub policy: Option<Override>,
 }
+
+/// Where the policy override is among the few things of which there is one: as JSON.
+const OVERRIDE: &str = "override";
 
 impl Store {
     pub(crate) async fn wishes(&self) -> Result<Wishes> {
@@ -25,7 +30,9 @@ impl Store {
             let mut holds = tx.prepare("SELECT json FROM holds ORDER BY worker")?;
             let mut dismissals = tx.prepare("SELECT json FROM dismissals ORDER BY worker")?;
             let mut adjustments = tx.prepare("SELECT json FROM adjustments ORDER BY profile")?;
+            let mut policy = tx.prepare("SELECT value FROM meta WHERE key = ?1")?;
             Ok(Wishes {
+                policy: policy.query_row([OVERRIDE], json_column).optional()?,
                 holds: holds.query_map([], json_column)?.collect::<Result<_, _>>()?,
                 dismissals: dismissals.query_map([], json_column)?.collect::<Result<_, _>>()?,
                 adjustments: adjustments.query_map([], json_column)?.collect::<Result<_, _>>()?,
@@ -81,6 +88,20 @@ impl Store {
                 params![key, adjustment.by, to_json(&adjustment)?],
             )
             .map(drop)
+        })
+        .await
+    }
+
+    /// Writes the policy override, or that there is none.
+    pub(crate) async fn put_override(&self, policy: Option<Override>) -> Result<()> {
+        self.write_durably("write the policy override", move |tx| match &policy {
+            None => tx.execute("DELETE FROM meta WHERE key = ?1", [OVERRIDE]).map(drop),
+            Some(policy) => tx
+                .execute(
+                    "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)",
+                    [OVERRIDE, &to_json(policy)?],
+                )
+                .map(drop),
         })
         .await
     }

@@ -143,6 +143,7 @@ fn facts(profile: &Profile) -> Vec<(&'static str, String)> {
         ("image", image),
         ("vcpus", profile.resources.vcpus.to_string()),
         ("memory", format!("{}MiB", profile.resources.memory_mib)),
+        ("huge_pages", format!("{}MiB", profile.resources.huge_memory_mib)),
         ("disk", format!("{}MiB", profile.resources.disk_mib)),
         ("min_idle", profile.min_idle.to_string()),
         ("max", profile.max.to_string()),
@@ -150,6 +151,7 @@ fn facts(profile: &Profile) -> Vec<(&'static str, String)> {
         ("start_timeout", period(profile.timeouts.start)),
         ("offline_timeout", period(profile.timeouts.offline)),
         ("image_max_age", max_age),
+        ("images_kept", profile.images_kept.to_string()),
     ]
 }
 

@@ -112,6 +112,8 @@ pub(super) struct Profile {
     pub image: Image,
     pub vcpus: Option<u32>,
     pub memory: Spanned<Size>,
+    #[serde(default)]
+    pub huge_pages: bool,
     pub disk: Option<Spanned<Size>>,
     pub min_idle: Option<u32>,
     pub max: Option<u32>,
@@ -122,6 +124,7 @@ pub(super) struct Profile {
     pub start_timeout: Option<Period>,
     pub offline_timeout: Option<Period>,
     pub image_max_age: Option<Period>,
+    pub images_kept: Option<u32>,
     pub group: Option<GithubGroup>,
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,

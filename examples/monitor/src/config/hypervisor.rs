@@ -11,7 +11,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    ConfigError, mib,
+    ConfigError, HUGE_PAGE_MIB, mib,
     place::Source,
     units::{Reach, Size},
 };
@@ -125,6 +125,7 @@ pub(super) struct Qemu {
     accel: Accel,
     vcpus: Option<Spanned<u32>>,
     memory: Option<Spanned<Size>>,
+    huge_pages: Option<Spanned<u32>>,
     disk: Option<Spanned<Size>>,
 }
 
@@ -135,6 +136,7 @@ pub(super) struct Libvirt {
     accel: Accel,
     vcpus: Option<Spanned<u32>>,
     memory: Option<Spanned<Size>>,
+    huge_pages: Option<Spanned<u32>>,
     disk: Option<Spanned<Size>>,
     pool: Option<Spanned<String>>,
     pool_dir: Option<Spanned<PathBuf>>,
@@ -191,7 +193,13 @@ pub(super) fn hypervisor(
 ) -> Result<HypervisorConfig, ConfigError> {
     let Some(section) = libvirt else {
         let section = qemu.map(Spanned::into_inner).unwrap_or_default();
-        let capacity = capacity(source, "qemu", section.vcpus, section.memory, section.disk)?;
+        let room = Room {
+            vcpus: section.vcpus,
+            memory: section.memory,
+            huge_pages: section.huge_pages,
+            disk: section.disk,
+        };
+        let capacity = capacity(source, "qemu", room)?;
         let kind = HypervisorKind::Qemu { binary: section.binary };
         return Ok(HypervisorConfig { accel: section.accel, capacity, kind });
     };
@@ -223,7 +231,13 @@ pub(super) fn hypervisor(
         }
         _ => {}
     }
-    let capacity = capacity(source, "libvirt", section.vcpus, section.memory, section.disk)?;
+    let room = Room {
+        vcpus: section.vcpus,
+        memory: section.memory,
+        huge_pages: section.huge_pages,
+        disk: section.disk,
+    };
+    let capacity = capacity(source, "libvirt", room)?;
     let libvirt = LibvirtConfig {
         uri: section.uri.unwrap_or_else(|| "qemu:///system".to_owned()),
         pool: section.pool.map(Spanned::into_inner),
@@ -246,29 +260,40 @@ pub(super) fn hypervisor(
     Ok(HypervisorConfig { accel: section.accel, capacity, kind })
 }
 
+/// What all machines may take together, as a section has it.
+struct Room {
+    vcpus: Option<Spanned<u32>>,
+    memory: Option<Spanned<Size>>,
+    huge_pages: Option<Spanned<u32>>,
+    disk: Option<Spanned<Size>>,
+}
+
 fn capacity(
     source: &Source<'_>,
     section: &str,
-    vcpus: Option<Spanned<u32>>,
-    memory: Option<Spanned<Size>>,
-    disk: Option<Spanned<Size>>,
+    room: Room,
 ) -> Result<Option<Capacity>, ConfigError> {
     let spans = [
-        vcpus.as_ref().map(Spanned::span),
-        memory.as_ref().map(Spanned::span),
-        disk.as_ref().map(Spanned::span),
+        room.vcpus.as_ref().map(Spanned::span),
+        room.memory.as_ref().map(Spanned::span),
+        room.disk.as_ref().map(Spanned::span),
+        room.huge_pages.as_ref().map(Spanned::span),
     ];
-    let vcpus = vcpus.map(Spanned::into_inner);
-    let memory = mib(source, &format!("{section}.memory"), memory)?;
-    let disk = mib(source, &format!("{section}.disk"), disk)?;
+    let vcpus = room.vcpus.map(Spanned::into_inner);
+    let memory = mib(source, &format!("{section}.memory"), room.memory)?;
+    let disk = mib(source, &format!("{section}.disk"), room.disk)?;
+    let huge_pages = room.huge_pages.map(Spanned::into_inner);
     match (vcpus, memory, disk) {
         (Some(vcpus), Some(memory_mib), Some(disk_mib)) => {
-            Ok(Some(Capacity { vcpus, memory_mib, disk_mib, ..Capacity::default() }))
+            let huge_memory_mib = u64::from(huge_pages.unwrap_or(0)) * HUGE_PAGE_MIB;
+            let counters = Default::default();
+            Ok(Some(Capacity { vcpus, memory_mib, huge_memory_mib, disk_mib, counters }))
         }
-        (None, None, None) => Ok(None),
+        (None, None, None) if huge_pages.is_none() => Ok(None),
         _ => {
             let span = spans.into_iter().flatten().next();
-            let problem = "set vcpus, memory and disk together, or none of them";
+            let problem = "set vcpus, memory and disk together (and huge_pages, if machines have \
+                           some), or none of them";
             Err(source.problem(span, section, problem))
         }
     }

@@ -7,8 +7,8 @@ use poem_openapi::{Enum, Object};
 use runner_core::{
     Profile, Resources, Status,
     hypervisor::InstanceState,
-    plan::Sight,
-    status::{ProfileStatus, WorkerStatus},
+    plan::{Held, Sight},
+    status::{BuildState, ProfileStatus, WorkerStatus},
     worker::Phase,
 };
 
@@ -86,6 +86,23 @@ pub struct Counts {
     /// Who changed its numbers or paused it last, if they are not what is configured.
     #[oai(skip_serializing_if_is_none)]
     adjusted_by: Option<String>,
+    /// When the image was built that its next workers boot; missing while there is none.
+    #[oai(skip_serializing_if_is_none)]
+    image_built_at: Option<String>,
+    /// How the build of its next image goes. An old image serves on meanwhile.
+    build: BuildName,
+}
+
+/// How the build of an image goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case")]
+enum BuildName {
+    /// None is due.
+    Resting,
+    /// It is being built.
+    Building,
+    /// The last try failed; the next one comes by itself.
+    Failed,
 }
 
 /// An image.
@@ -100,7 +117,7 @@ struct ImageInfo {
 
 /// Something wanted that is not done now.
 #[derive(Object)]
-struct HeldInfo {
+pub struct HeldInfo {
     /// What waits.
     subject: String,
     /// What for.
@@ -214,14 +231,7 @@ impl From<&Status> for PoolStatus {
                     size_bytes: image.size_bytes,
                 })
                 .collect(),
-            held: status
-                .held
-                .iter()
-                .map(|held| HeldInfo {
-                    subject: held.subject.to_string(),
-                    why_not: held.why_not.to_string(),
-                })
-                .collect(),
+            held: status.held.iter().map(HeldInfo::from).collect(),
             failures: status
                 .backoff
                 .iter()
@@ -240,6 +250,12 @@ impl From<&Status> for PoolStatus {
 fn by_name<K: ToString, V, T>(map: &BTreeMap<K, V>, info: impl Fn(&V) -> T) -> BTreeMap<String, T> {
     let entries = map.iter();
     entries.map(|(name, value)| (name.to_string(), info(value))).collect()
+}
+
+impl From<&Held> for HeldInfo {
+    fn from(held: &Held) -> Self {
+        Self { subject: held.subject.to_string(), why_not: held.why_not.to_string() }
+    }
 }
 
 impl From<&Sight> for SightInfo {
@@ -279,6 +295,12 @@ impl From<&ProfileStatus> for Counts {
             queued: status.queued,
             paused: status.adjustment.as_ref().is_some_and(|adjustment| adjustment.paused),
             adjusted_by: status.adjustment.as_ref().map(|adjustment| adjustment.by.clone()),
+            image_built_at: status.image_built_at.map(|at| at.to_string()),
+            build: match status.build {
+                BuildState::Resting => BuildName::Resting,
+                BuildState::Building => BuildName::Building,
+                BuildState::Failed { .. } => BuildName::Failed,
+            },
         }
     }
 }
