@@ -35,7 +35,7 @@ check: ## Formatting, lints and documentation, with warnings denied
 bench: install-libvirt ## Measure: medians, and ratios against the alternative in the same run
 	@scripts/bench
 
-mutants: ## Plant known bugs, one at a time, and see the storms notice each
+mutants: ## Plant known bugs, one at a time, and see the storms and tests notice each
 	@scripts/plant-bugs
 
 deb: install-deb ## Make the Debian package, in target/debian

@@ -233,6 +233,12 @@ impl Hypervisor for LibvirtHypervisor {
         console::read(self.inner.storage.clone(), name.clone(), follow).await
     }
 
+    async fn given_addresses(&self, name: &WorkerName) -> Result<Vec<IpAddr>> {
+        let watched = self.inner.running(name).await?;
+        let addresses = self.inner.guests.given_addresses(watched.uuid).await;
+        addresses.map_err(|failure| failure.doing(format!("ask for the addresses of {name}")))
+    }
+
     async fn guest(&self, name: &WorkerName) -> Result<Arc<dyn Guest>> {
         if !self.capabilities().guest {
             return Err(Error::unsupported(format!("the guest of {name}")));

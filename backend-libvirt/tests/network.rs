@@ -159,6 +159,7 @@ async fn a_guest_has_the_address_that_is_kept_for_it_until_it_is_gone() {
     };
     assert_eq!(kept("linux-1", &fixture.document()), Some(address.to_string()));
     assert_eq!(hypervisor.addresses(&one.name).await.unwrap(), [address]);
+    assert_eq!(hypervisor.given_addresses(&one.name).await.unwrap(), [address]);
 
     // Someone else's, with the name of one of ours.
     let theirs = "<host mac='52:54:00:00:00:07' name='linux-7' ip='10.77.3.7'/>";

@@ -39,6 +39,7 @@ const TOKEN: &str = "bench-token-0c3f9a71";
 const CONFIG: &str = r#"
 [http]
 listen = "127.0.0.1:0"
+[servo]
 [[profile]]
 name = "micro"
 image = { kind = "micro" }
@@ -54,10 +55,12 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
     until_ready(address).await?;
     let busy = Arc::new(AtomicBool::new(true));
     let jobs = tokio::spawn(keep_busy(address, busy.clone()));
-    for path in ["/healthz", "/api/v2/status", "/api/v2/workers?limit=200", "/metrics"] {
+    let paths =
+        ["/healthz", "/api/v2/status", "/dashboard.json", "/api/v2/workers?limit=200", "/metrics"];
+    for path in paths {
         let times = load(address, path).await?;
         let rate = times.len() as f64 / WATCH.as_secs_f64();
-        let is_status = path == "/api/v2/status";
+        let is_status = matches!(path, "/api/v2/status" | "/dashboard.json");
         let (fast, short) = if is_status { ("over 5,000", "under 20 ms") } else { ("", "") };
         table.number(&format!("GET {path}, requests a second"), format!("{rate:.0}"), fast);
         let p99 = show(per_mille(&times, 990));

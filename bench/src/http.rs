@@ -25,6 +25,30 @@ impl Connection {
     /// The body of what is at `path`.
     pub async fn get(&mut self, path: &str) -> anyhow::Result<&[u8]> {
         self.ask(path, "1.1").await?;
+        self.answer().await
+    }
+
+    /// The body of what a change is answered with.
+    pub async fn post(&mut self, path: &str, token: &str) -> anyhow::Result<&[u8]> {
+        self.change("POST", path, token).await?;
+        self.answer().await
+    }
+
+    /// Removes what is at `path`.
+    pub async fn delete(&mut self, path: &str, token: &str) -> anyhow::Result<()> {
+        self.change("DELETE", path, token).await?;
+        self.head(|_, _| ()).await
+    }
+
+    async fn change(&mut self, method: &str, path: &str, token: &str) -> anyhow::Result<()> {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n",
+            self.address
+        );
+        Ok(self.stream.get_mut().write_all(request.as_bytes()).await?)
+    }
+
+    async fn answer(&mut self) -> anyhow::Result<&[u8]> {
         let mut length = None;
         self.head(|name, value| {
             if name.eq_ignore_ascii_case("content-length") {
@@ -53,7 +77,7 @@ impl Connection {
     /// Reads the head of an answer.
     async fn head(&mut self, mut header: impl FnMut(&str, &str)) -> anyhow::Result<()> {
         let mut line = self.line().await?;
-        if !line.contains(" 200 ") {
+        if !line.contains(" 200 ") && !line.contains(" 204 ") {
             bail!("refused: {line}");
         }
         loop {

@@ -6,17 +6,19 @@
 mod api;
 mod day;
 mod fakes;
+mod github;
 mod http;
 mod libvirt;
 mod planning;
 mod pools;
 mod real;
 mod table;
+mod takes;
 
 use table::Table;
 
 /// What is measured, memory first: it should be that of nothing else.
-const ALL: [&str; 7] = ["day", "plan", "own", "many", "api", "real", "libvirt"];
+const ALL: [&str; 9] = ["day", "plan", "own", "many", "github", "api", "takes", "real", "libvirt"];
 
 fn main() -> anyhow::Result<()> {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -42,6 +44,8 @@ async fn measure(name: &str, table: &mut Table) -> anyhow::Result<()> {
         "own" => fakes::measure_own_time(table).await?,
         "many" => fakes::measure_many(table).await?,
         "api" => api::measure(table).await?,
+        "github" => github::measure(table).await?,
+        "takes" => takes::measure(table).await?,
         "libvirt" => libvirt::measure(table).await?,
         "real" => real::measure(table).await?,
         other => anyhow::bail!("{other} is none of: {}", ALL.join(", ")),

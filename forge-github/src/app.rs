@@ -88,3 +88,22 @@ pub(crate) fn proof(id: &str, key: &Secret<String>, now: Timestamp) -> Answer<Se
     let signature = signer.sign(signed.as_bytes()).map_err(|error| bad(&error.to_string()))?;
     Ok(Secret::new(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_replaced_before_its_end_and_of_use_until_then() {
+        let now = Timestamp::UNIX_EPOCH;
+        let ends_in = |seconds| {
+            let expires_at = now + SignedDuration::from_secs(seconds);
+            let sent = SentToken { token: "ghs_x".to_owned(), expires_at };
+            let token = InstallationToken::from(sent);
+            (token.is_stale(now), token.is_over(now))
+        };
+        assert_eq!(ends_in(300), (false, false));
+        assert_eq!(ends_in(299), (true, false));
+        assert_eq!(ends_in(0), (true, true));
+    }
+}

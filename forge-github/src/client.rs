@@ -23,7 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     auth::{Auth, Who},
-    budget::{Budget, BudgetFigures, Call, Cost, Limits, Priority},
+    budget::{Budget, BudgetFigures, Call, Cost, Limits, Permit, Priority},
     credentials::Credentials,
     demand::Health,
     error::{Answer, ApiError, backend},
@@ -139,6 +139,11 @@ impl Client {
     /// What was spent, and what is left.
     pub fn figures(&self) -> BudgetFigures {
         self.0.wire.budget.figures()
+    }
+
+    /// Waits for the turn of a call that is made by other means, and counts as one of ours until it is dropped.
+    pub(crate) async fn turn(&self, call: Call) -> Answer<Permit> {
+        Ok(self.0.wire.budget.enter(call).await?)
     }
 
     pub(crate) fn clock(&self) -> &Clock {

@@ -116,8 +116,9 @@ pub trait DemandSource: Send + Sync + 'static {
         None
     }
 
-    /// Whether it is known for certain that the runner of this name had its job, and that the job is over: then
-    /// GitHub removes the runner by itself. Never a guess: what is not known is not over.
+    /// Whether the source heard that the runner of this name had its job, and that the job is over: then GitHub
+    /// removes the runner by itself. Never a guess: what is not known is not over. It saves a call where the
+    /// machine is dead or a list lacks the runner as well, and decides nothing alone.
     fn is_over(&self, runner: &str) -> bool {
         let _ = runner;
         false
@@ -127,6 +128,12 @@ pub trait DemandSource: Send + Sync + 'static {
     /// was heard: this is how a lost delivery is made up for. From memory, at once.
     fn learn(&self, fact: &JobFact) {
         let _ = fact;
+    }
+
+    /// Takes in that GitHub says of a job that there is none of this number. It may say so of one that it does
+    /// not show for a while; so the job is forgotten, and not taken for one that is over. From memory, at once.
+    fn forget(&self, number: u64) {
+        let _ = number;
     }
 
     /// Takes in that GitHub was asked for everything that waits, from `asked_at` on, and that all of it has been

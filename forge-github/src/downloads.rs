@@ -4,7 +4,7 @@
 //! (docs.github.com, "Runner software updates on self-hosted runners"). A single-use runner cannot update itself:
 //! it would do so for each job anew. So an image says which version it carries, and has a deadline.
 
-use std::{cmp::Ordering, collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, ops::Bound, str::FromStr};
 
 use jiff::{SignedDuration, Timestamp};
 use runner_core::{Error, Result};
@@ -158,12 +158,16 @@ impl Deadline {
     }
 }
 
-/// Remembers when each version was last known to be the newest, since GitHub does not say when it released one.
+/// Remembers when each version was known to be the newest, since GitHub does not say when it released one.
 /// Plain data: keep it, and the deadlines stay exact over a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Versions {
-    newest: Option<RunnerVersion>,
-    newest_at: BTreeMap<RunnerVersion, Timestamp>,
+pub struct Versions(BTreeMap<RunnerVersion, Seen>);
+
+/// When a version was the newest, as far as was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    first: Timestamp,
+    last: Timestamp,
 }
 
 /// How many versions are remembered: years of them.
@@ -173,24 +177,34 @@ impl Versions {
     /// Takes in what GitHub offers now.
     pub fn seen(&mut self, programs: &[RunnerProgram], now: Timestamp) {
         let Some(newest) = programs.iter().map(|program| program.version).max() else { return };
-        self.newest = self.newest.max(Some(newest));
-        let at = self.newest_at.entry(newest).or_insert(now);
-        *at = now.max(*at);
-        while self.newest_at.len() > REMEMBERED {
-            self.newest_at.pop_first();
+        let seen = self.0.entry(newest).or_insert(Seen { first: now, last: now });
+        seen.last = now.max(seen.last);
+        while self.0.len() > REMEMBERED {
+            self.0.pop_first();
         }
     }
 
-    /// Until when GitHub accepts the version of an image that was built then, when that version was the newest.
-    /// None while it is the newest still, or if nothing was ever seen.
-    pub fn deadline(&self, version: RunnerVersion, built_at: Timestamp) -> Option<Deadline> {
-        let newest = self.newest?;
-        if version.cmp(&newest) != Ordering::Less {
-            return None;
-        }
-        // The newer one was released after this at the earliest.
-        let last_newest = self.newest_at.get(&version).copied().unwrap_or(built_at).max(built_at);
-        let refused_from = last_newest.saturating_add(ACCEPTED).unwrap_or(Timestamp::MAX);
+    /// The newest there is, if any was ever seen.
+    pub fn newest(&self) -> Option<RunnerVersion> {
+        self.0.last_key_value().map(|(version, _)| *version)
+    }
+
+    /// Until when GitHub accepts this version. Where nobody saw when it was the newest, it is taken to have been
+    /// when the image was built, if a newer one was not known by then already. None while it is the newest
+    /// still, or if nothing was ever seen.
+    pub fn deadline(
+        &self,
+        version: RunnerVersion,
+        built_at: Option<Timestamp>,
+    ) -> Option<Deadline> {
+        let newest = self.newest().filter(|newest| version < *newest)?;
+        let newer = self.0.range((Bound::Excluded(version), Bound::Unbounded));
+        // The newer one was released before this, and after the later of the others.
+        let superseded = newer.map(|(_, seen)| seen.first).min()?;
+        let last_newest = self.0.get(&version).map(|seen| seen.last.min(superseded));
+        let built = built_at.map(|at| at.min(superseded));
+        let released = last_newest.max(built).unwrap_or(superseded);
+        let refused_from = released.saturating_add(ACCEPTED).unwrap_or(Timestamp::MAX);
         Some(Deadline { version, newest, refused_from })
     }
 }
@@ -245,11 +259,11 @@ mod tests {
     fn an_image_has_a_deadline_once_there_is_a_newer_version_and_a_warning_five_days_before() {
         let mut versions = Versions::default();
         let old = version("2.329.0");
-        assert_eq!(versions.deadline(old, day(0)), None, "nothing is known");
+        assert_eq!(versions.deadline(old, Some(day(0))), None, "nothing is known");
         versions.seen(&programs("2.329.0"), day(3));
-        assert_eq!(versions.deadline(old, day(0)), None, "it is the newest");
+        assert_eq!(versions.deadline(old, Some(day(0))), None, "it is the newest");
         versions.seen(&programs("2.330.0"), day(10));
-        let deadline = versions.deadline(old, day(0)).unwrap();
+        let deadline = versions.deadline(old, Some(day(0))).unwrap();
         assert_eq!(deadline.refused_from, day(33), "released after day 3 at the earliest");
         assert_eq!(deadline.warning(day(27)), None);
         let warning = deadline.warning(day(28)).unwrap();
@@ -259,7 +273,12 @@ mod tests {
              2.330.0"
         );
         assert!(deadline.warning(day(33)).unwrap().starts_with("GitHub may refuse"));
-        assert_eq!(versions.deadline(old, day(20)).unwrap().refused_from, day(50));
+        let from = |built_at| versions.deadline(old, built_at).unwrap().refused_from;
+        assert_eq!(from(Some(day(5))), day(35), "it was the newest when the image was built");
+        assert_eq!(from(Some(day(20))), day(40), "the newer one was there by then");
+        assert_eq!(from(None), day(33));
+        let older = version("2.328.0");
+        assert_eq!(versions.deadline(older, None).unwrap().refused_from, day(33));
     }
 
     #[test]

@@ -208,13 +208,34 @@ impl Inner {
         Runner { id: runner_id(runner.id), name, status, reserved_for }
     }
 
-    /// Removes a runner, if GitHub says that it has no job.
-    async fn remove(&self, id: u64) -> Result<()> {
-        if self.is_over(id) {
-            self.breaker.came_online(id);
-            self.view().removed(id, Instant::now());
+    /// Removes a runner whose machine may live. What a source of demand heard does not tell that its job is
+    /// over, as names can be used twice and deliveries be of others' making: that takes a list, too.
+    async fn deregister(&self, id: u64) -> Result<()> {
+        if self.was_told_over(id) && self.recent_list_lacks(id) {
+            self.is_gone(id);
             return Ok(());
         }
+        self.remove(id).await
+    }
+
+    /// Removes a runner whose machine is dead: no word about its job can do harm any more. That it is over is
+    /// believed once. If the runner is to be removed again, it was still listed, and GitHub is told to.
+    async fn abandon(&self, id: u64) -> Result<()> {
+        if self.was_told_over(id) && self.view().believe(id) {
+            self.is_gone(id);
+            return Ok(());
+        }
+        self.remove(id).await
+    }
+
+    /// GitHub removed a runner by itself, as it does after its job.
+    fn is_gone(&self, id: u64) {
+        self.breaker.came_online(id);
+        self.view().removed(id, Instant::now());
+    }
+
+    /// Removes a runner, if GitHub says that it has no job.
+    async fn remove(&self, id: u64) -> Result<()> {
         let doing = format!("remove runner {id}");
         match self.client.remove_runner(id).await.explain(&doing, &self.client)? {
             Removal::Removed => self.breaker.removed(id, Instant::now()),
@@ -228,26 +249,27 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether GitHub said that the runner's job is over: then it removes it by itself. That is believed once;
-    /// if the runner is to be removed again, it was still listed, and GitHub is told to.
-    fn is_over(&self, id: u64) -> bool {
+    /// Whether somebody heard that the runner's job is over.
+    fn was_told_over(&self, id: u64) -> bool {
         let name = self.view().name(id).map(str::to_owned);
-        name.is_some_and(|name| self.demand.is_over(&name)) && self.view().believe(id)
+        name.is_some_and(|name| self.demand.is_over(&name))
+    }
+
+    fn recent_list_lacks(&self, id: u64) -> bool {
+        let view = self.view();
+        view.get(id).is_none()
+            && view.began().is_some_and(|began| Instant::now() < began + CONFIRMS)
     }
 
     /// GitHub says "not found" also to whoever may not see a thing any more. That a runner is gone takes a
     /// list that lacks it.
     async fn confirm_gone(&self, id: u64) -> Result<()> {
-        let lacks = |inner: &Self| inner.view().get(id).is_none();
-        let recent = |inner: &Self| {
-            inner.view().began().is_some_and(|began| Instant::now() < began + CONFIRMS)
-        };
-        if recent(self) && lacks(self) {
+        if self.recent_list_lacks(id) {
             return Ok(());
         }
         self.view().settled(id);
         self.look(Duration::ZERO).await?;
-        if lacks(self) {
+        if self.view().get(id).is_none() {
             return Ok(());
         }
         let why = "GitHub lists it, and says that it does not exist";
@@ -289,8 +311,15 @@ impl Forge for GithubForge {
 
     async fn deregister(&self, id: &RunnerId) -> Result<()> {
         match number(id.as_str()) {
-            Some(id) => self.inner.remove(id).await,
+            Some(id) => self.inner.deregister(id).await,
             None => Ok(()), // GitHub never gave it.
+        }
+    }
+
+    async fn abandon(&self, id: &RunnerId) -> Result<()> {
+        match number(id.as_str()) {
+            Some(id) => self.inner.abandon(id).await,
+            None => Ok(()),
         }
     }
 

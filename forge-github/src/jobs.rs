@@ -282,6 +282,12 @@ impl DemandSource for PollSource {
         }
     }
 
+    fn forget(&self, number: u64) {
+        if let Some(last) = &mut self.state().last {
+            last.facts.remove(&number);
+        }
+    }
+
     fn changes(&self) -> Changes {
         self.hint.changes()
     }

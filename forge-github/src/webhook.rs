@@ -335,9 +335,7 @@ impl DemandSource for Webhook {
     }
 
     fn is_over(&self, runner: &str) -> bool {
-        let state = self.lock();
-        let mut over = state.jobs.in_state(JobStatus::Completed);
-        over.any(|fact| fact.runner.as_deref() == Some(runner))
+        self.lock().jobs.is_over(runner)
     }
 
     fn caught_up(&self, asked_at: Timestamp) {
@@ -367,6 +365,11 @@ impl DemandSource for Webhook {
         if movement.moved() {
             self.hint.hint();
         }
+    }
+
+    fn forget(&self, number: u64) {
+        self.lock().jobs.remove(number);
+        self.hint.hint();
     }
 
     fn changes(&self) -> Changes {

@@ -193,6 +193,18 @@ async fn an_exchange_that_fails_is_tried_again_by_the_next_call() {
     assert_clean(&github);
 }
 
+/// Whatever address somebody follows with this client: GitHub's files are on other hosts.
+#[tokio::test]
+async fn credentials_go_to_no_other_host() {
+    let fixture = fixture().await;
+    let elsewhere = format!("{}/files/none", fixture.github.storage_url());
+    let answer = fixture.client().octocrab()._get(elsewhere).await;
+    assert_eq!(answer.unwrap().status(), 403, "it came, and was not let in");
+    assert_eq!(fixture.github.calls().last().unwrap().operation, "storage");
+    // GitHub's own would have complained of a token.
+    fixture.assert_clean();
+}
+
 #[tokio::test]
 async fn tls_is_trusted_only_with_the_right_authority() {
     let github = FakeGitHub::builder().ghes().tls().start().await.unwrap();

@@ -120,6 +120,32 @@ async fn a_deadline_forces_a_fresh_look_and_says_why() {
     fixture.assert_clean();
 }
 
+/// GitHub does not show a job for a moment, and it waits all the same.
+#[tokio::test]
+async fn a_job_that_github_once_did_not_know_is_not_over_for_ever() {
+    let fixture = fixture_with(
+        |_| {},
+        |config| {
+            with_webhook(config);
+            config.pace.demand.job_deadline = Duration::from_millis(20);
+        },
+    )
+    .await;
+    let unknown = Fault::Status { status: 404, retry_after: None, message: None };
+    fixture.fault(|on| on.path("*/actions/jobs/*"), unknown);
+    enqueue(&fixture, &[PROFILE]);
+    until_queued(&fixture, 1).await;
+    let forgotten = |note: &forge_github::demand::Note| note.text.contains("knows no such job");
+    while !fixture.notes().iter().any(forgotten) {
+        fixture.queued_jobs().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let seen = tokio::time::timeout(Duration::from_secs(90), until_queued(&fixture, 1)).await;
+    assert!(seen.is_ok(), "the next sweep finds it");
+    assert_eq!(active(&fixture), Some(SourceKind::Webhook));
+    fixture.assert_clean();
+}
+
 #[tokio::test]
 async fn when_nobody_can_tell_it_is_an_error_and_a_note() {
     let fixture = fixture().await;

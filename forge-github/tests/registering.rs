@@ -13,6 +13,8 @@ use runner_core::{
 };
 
 const MINT: &str = "generate-jitconfig";
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One registration is left, and its secret works: a ghost's would not.
 async fn assert_usable(fixture: &Fixture, secret: &runner_core::Secret<String>) {
@@ -249,6 +251,45 @@ async fn a_profile_whose_runners_never_come_online_is_stopped_without_a_call() {
     fixture.assert_clean();
 }
 
+/// Of two registrations with one name one is our worker's; the other goes, but not at once.
+#[tokio::test]
+async fn a_registration_that_shares_its_name_is_removed_after_a_while() {
+    let forge = |grace| {
+        move |config: &mut forge_github::GithubConfig| {
+            impatient(config);
+            config.pace.tend_every = Duration::from_millis(5);
+            config.pace.ghost_grace = grace;
+            // Each round of tending begins with a sweep, and so it can be counted.
+            config.sources.push(std::sync::Arc::new(Over));
+            config.pace.demand.sweep_every = Duration::ZERO;
+        }
+    };
+    for grace in [Duration::from_secs(3600), Duration::ZERO] {
+        let fixture = fixture_with(|_| {}, forge(grace)).await;
+        let (id, session) = fixture.busy("a-1").await;
+        fixture.github.double(id.as_str().parse().unwrap()).unwrap();
+        assert_eq!(fixture.names().await.unwrap(), ["a-1"]);
+        assert_eq!(fixture.figures().ghosts, 1);
+        if grace.is_zero() {
+            tokio::time::timeout(
+                PATIENCE,
+                fixture.github.until(|github| github.runners().len() == 1),
+            )
+            .await
+            .expect("it is removed");
+            assert!(fixture.github.runners()[0].job.is_some(), "the one that works stays");
+        } else {
+            let rounds = || fixture.calls("GET", "/actions/runs?status=queued");
+            let before = rounds();
+            let some = fixture.github.until(|_| rounds() >= before + 3);
+            tokio::time::timeout(PATIENCE, some).await.expect("it is tended");
+            assert_eq!(fixture.truth(), [MARKED, MARKED]);
+        }
+        fixture.finish(&session);
+        fixture.assert_clean();
+    }
+}
+
 #[tokio::test]
 async fn what_github_never_gave_is_gone() {
     let fixture = fixture().await;
@@ -258,25 +299,50 @@ async fn what_github_never_gave_is_gone() {
     assert_eq!(fixture.github.calls().len(), 0);
 }
 
-/// What GitHub said of its job is believed once. A runner that is listed after all is removed by us.
-#[tokio::test]
-async fn a_runner_whose_job_is_over_costs_no_call_unless_github_forgot_it() {
-    let fixture = fixture_with(
+/// A forge that hears of every runner that its job is over.
+async fn told_that_all_is_over() -> Fixture {
+    fixture_with(
         |_| {},
         |config| {
             impatient(config);
             config.sources.push(std::sync::Arc::new(Over));
         },
     )
-    .await;
+    .await
+}
+
+/// Of a dead machine's runner that is believed once. One that is listed after all is removed by us.
+#[tokio::test]
+async fn a_dead_machines_runner_whose_job_is_over_costs_no_call_unless_github_forgot_it() {
+    let fixture = told_that_all_is_over().await;
     let id = fixture.register("a-1").await.unwrap().id;
     assert_eq!(fixture.names().await.unwrap(), ["a-1"]);
-    fixture.deregister(&id).await.unwrap();
+    fixture.abandon(&id).await.unwrap();
     assert_eq!(fixture.calls("DELETE", "/runners/"), 0);
     assert_eq!(fixture.names().await.unwrap(), ["a-1"], "GitHub has not removed it");
-    fixture.deregister(&id).await.unwrap();
+    fixture.abandon(&id).await.unwrap();
     assert_eq!(fixture.calls("DELETE", "/runners/"), 1);
     assert_eq!(fixture.truth(), [] as [&str; 0]);
+    fixture.assert_clean();
+}
+
+/// Whoever owns a repository of the organisation can let a runner of the same name end a job there, and GitHub
+/// tells of that, signed.
+#[tokio::test]
+async fn a_living_machines_runner_is_not_over_because_somebody_said_so() {
+    let fixture = told_that_all_is_over().await;
+    let (busy, session) = fixture.busy("a-1").await;
+    let idle = fixture.register("a-2").await.unwrap().id;
+    fixture.names().await.unwrap();
+    assert!(fixture.deregister(&busy).await.unwrap_err().is_busy());
+    fixture.deregister(&idle).await.unwrap();
+    assert_eq!(fixture.truth(), [MARKED], "the one that had no job is gone at GitHub, too");
+    // A list that lacks it as well is enough: that is two who say so.
+    fixture.finish(&session);
+    fixture.names().await.unwrap();
+    let before = fixture.github.calls().len();
+    fixture.deregister(&busy).await.unwrap();
+    assert_eq!(fixture.github.calls().len(), before);
     fixture.assert_clean();
 }
 

@@ -60,6 +60,7 @@ async fn a_scale_sets_job_runs_on_a_runner_that_the_scale_set_registered() {
     // The name has the owner's mark, and the job goes there although its label is the scale set's.
     let registration = forge.register(&spec("a-1")).await.unwrap();
     assert_eq!(fixture.truth(), [MARKED]);
+    assert_eq!(forge.figures().budget.mints, 1, "there is one budget for all registrations");
     let session = fixture.github.connect(registration.secret.unwrap().expose()).unwrap();
     let assigned = fixture.github.next_job(&session, Duration::from_secs(10)).await.unwrap();
     assert!(assigned.is_some());

@@ -275,6 +275,78 @@ fn after(deliveries: &[(Uuid, Vec<u8>)]) -> (Vec<Waiting>, Vec<JobFact>) {
     (queued(&webhook), webhook.running())
 }
 
+fn example_of_queued() -> &'static [u8] {
+    example("workflow_job.queued.1.json")
+}
+
+/// What may stand where something else is expected. Nothing: the field is left out.
+fn odd() -> impl Strategy<Value = Option<Value>> {
+    let odd = vec![
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(0.5),
+        json!(u64::MAX),
+        json!(1e300),
+        json!(""),
+        json!("queued"),
+        json!("completed"),
+        json!("../..//\u{0}\u{202e}é"),
+        json!("x".repeat(1_000)),
+        json!("9999-12-31T23:59:59Z"),
+        json!("0001-01-01T00:00:00Z"),
+        json!([[[]]]),
+        json!({ "full_name": {} }),
+    ];
+    prop::option::weighted(0.9, prop::sample::select(odd))
+}
+
+/// Each example as it was read, and the paths of all in it that is looked at: a dozen of some hundred fields.
+static PAYLOADS: LazyLock<Vec<(Value, Vec<String>)>> = LazyLock::new(|| {
+    let read = |(_, body): &(String, Vec<u8>)| {
+        let payload: Value = serde_json::from_slice(body).unwrap();
+        let mut paths = Vec::new();
+        collect(&payload, String::new(), &mut paths);
+        let looked_at = ["/action", "/workflow_job", "/repository/full_name"];
+        paths.retain(|path| looked_at.iter().any(|start| path.starts_with(start)));
+        (!paths.is_empty()).then_some((payload, paths))
+    };
+    EXAMPLES.iter().filter_map(read).collect()
+});
+
+/// Puts a value in place of another, however deep that is. An earlier change may have taken it away.
+fn change(payload: &mut Value, path: &str, odd: Option<Value>) {
+    let Some((parent, name)) = path.rsplit_once('/') else { return };
+    match (payload.pointer_mut(parent), odd) {
+        (Some(Value::Object(fields)), Some(odd)) => drop(fields.insert(name.to_owned(), odd)),
+        (Some(Value::Object(fields)), None) => drop(fields.remove(name)),
+        (Some(Value::Array(items)), odd) => {
+            if let Some(item) = name.parse().ok().and_then(|index: usize| items.get_mut(index)) {
+                *item = odd.into();
+            }
+        }
+        _ => (),
+    }
+}
+
+/// The path of everything in a document.
+fn collect(value: &Value, path: String, paths: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                collect(field, format!("{path}/{name}"), paths);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                collect(item, format!("{path}/{index}"), paths);
+            }
+        }
+        _ => (),
+    }
+    paths.push(path);
+}
+
 /// Bytes in place of other bytes: cut, changed, put in.
 fn mutation() -> impl Strategy<Value = Vec<(u8, prop::sample::Index, Vec<u8>)>> {
     prop::collection::vec(
@@ -337,5 +409,28 @@ proptest! {
         let outcome = webhook.accept(&headers, &body);
         prop_assert_ne!(outcome, Outcome::Refused(Refusal::NotSigned));
         prop_assert!(queued(&webhook).len() <= 1);
+    }
+
+    /// What is JSON to the end, and odd in what it says.
+    #[test]
+    fn no_payload_makes_it_panic(
+        example in 0..PAYLOADS.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), odd()), 1..5),
+    ) {
+        let (mut payload, paths) = PAYLOADS[example].clone();
+        for (at, value) in changes {
+            change(&mut payload, at.get(&paths), value);
+        }
+        let webhook = webhook();
+        let outcome = send(&webhook, "workflow_job", &serde_json::to_vec(&payload).unwrap());
+        let is_queued = matches!(
+            &outcome,
+            Outcome::Job { fact, movement: Movement::New } if fact.status == JobStatus::Queued
+        );
+        prop_assert!(queued(&webhook).len() <= usize::from(is_queued));
+        // Whatever it was, the next delivery is heard.
+        let next = send(&webhook, "workflow_job", example_of_queued());
+        let is_heard = matches!(next, Outcome::Job { .. });
+        prop_assert!(is_heard);
     }
 }

@@ -116,12 +116,8 @@ impl Inner {
     }
 
     fn profile(&self, name: &ProfileName) -> Result<&ProfileConfig> {
-        let served = self
-            .config
-            .profiles
-            .iter()
-            .find(|profile| profile.profile == *name)
-            .filter(|profile| profile.exposed);
+        let served = self.config.profiles.iter().find(|profile| profile.profile == *name);
+        let served = served.filter(|profile| profile.exposed);
         served.filter(|_| self.admin.exposes()).ok_or_else(|| {
             Error::invalid(format!("profile {name}"), "it is not on offer at this GitLab")
         })

@@ -135,7 +135,8 @@ pub(crate) async fn administer(inner: Arc<Inner>) {
         let terms = inner.terms();
         if let Some(administration) = &terms.administration {
             let admin = Admin::new(inner.client.clone(), administration.clone());
-            Keeper { inner: &inner, terms: &terms, admin: &admin }.look_at_all().await;
+            let keeper = Keeper { inner: &inner, terms: &terms, admin: &admin };
+            keeper.look_at_all().await;
         }
         // What was looked after on other terms may have put a token in the place of one that is named.
         if let Err(error) = inner.tokens.take_named(&inner.config, &inner.terms().profiles) {

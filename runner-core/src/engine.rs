@@ -11,7 +11,7 @@ use futures::{StreamExt, stream::SelectAll};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::{JoinError, JoinHandle},
+    task::{JoinError, JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::JoinMap};
@@ -28,25 +28,35 @@ use crate::{
     policy::{Override, OverridePreview, OverrideRequest, OverrideStatus},
     pool::{HoldRequest, Pace, check_profiles},
     profile::Profile,
+    queue::{EnqueueRequest, Place, Take},
     reservation::{Reservation, ReserveRequest},
     resources::Resources,
     status::{BuildState, ProfileStatus, Status, WorkerStatus},
-    store::{Renewal, Wishes},
+    store::{Promises, Renewal, Wishes},
     wish::{Adjust, Adjustment, Dismissal, Hold},
     worker::{Flight, Phase, Record, Worker},
 };
 
 mod act;
 mod grant;
+mod ledger;
 mod look;
 mod obey;
 mod overriding;
+mod queue;
 mod say;
+
+pub(crate) use ledger::Ledger;
+use queue::Queue;
 
 /// What the pool's task is asked to do.
 pub(crate) enum Command {
     Reserve(ReserveRequest, oneshot::Sender<Result<Reservation>>),
     Release(ReservationId, oneshot::Sender<Result<()>>),
+    Enqueue(EnqueueRequest, oneshot::Sender<Result<Place>>),
+    AskAfter(ReservationId, oneshot::Sender<Result<Place>>),
+    Take(ReservationId, oneshot::Sender<Result<Take>>),
+    AwaitMark(ReservationId, oneshot::Sender<Result<Reservation>>),
     Offer(Vec<Profile>, oneshot::Sender<Result<()>>),
     Adjust(ProfileName, Adjust, String, oneshot::Sender<Result<ProfileStatus>>),
     Hold(HoldRequest, oneshot::Sender<Result<Hold>>),
@@ -58,12 +68,15 @@ pub(crate) enum Command {
     Drain(oneshot::Sender<()>),
 }
 
+/// How many commands are done before the next plan.
+const AT_ONCE: usize = 64;
+
 /// What an earlier process left.
 pub(crate) struct Past {
     pub records: Vec<Record>,
     /// The number of the next worker.
     pub serial: u64,
-    pub reservations: Vec<Reservation>,
+    pub promises: Promises,
     pub wishes: Wishes,
     pub history: History,
 }
@@ -90,7 +103,7 @@ pub(crate) struct Engine {
     tick: Tick,
     serial: u64,
     records: BTreeMap<WorkerName, Record>,
-    reservations: BTreeMap<ReservationId, Reservation>,
+    queue: Queue,
     /// Actions in flight, and those that ended too lately for the lists to show it.
     actions: BTreeMap<Subject, Action>,
     backoff: BTreeMap<Subject, Backoff>,
@@ -124,7 +137,7 @@ impl Engine {
         past: Past,
         publish: watch::Sender<Arc<Status>>,
     ) -> Self {
-        let Past { records, serial, reservations, wishes, history } = past;
+        let Past { records, serial, promises, wishes, history } = past;
         let mut desired = desired;
         let holds = wishes.holds.into_iter();
         desired.holds = holds.map(|hold| (hold.worker.clone(), hold)).collect();
@@ -155,7 +168,7 @@ impl Engine {
             tick: 1,
             serial,
             records: records.into_iter().map(|record| (record.name.clone(), record)).collect(),
-            reservations: reservations.into_iter().map(|r| (r.id.clone(), r)).collect(),
+            queue: Queue::new(promises, now),
             actions: BTreeMap::new(),
             backoff: BTreeMap::new(),
             last_online,
@@ -180,6 +193,9 @@ impl Engine {
     /// Runs until `stop`, then until the actions in flight have ended.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut hints = self.hints();
+        // Ends with this task, as everything does that a killed process did.
+        let mut writer = JoinSet::new();
+        writer.spawn(self.hands.ledger.clone().keep(self.hands.store.clone()));
         let mut renewals = self.hands.store.renewals();
         let renewal = renewals.borrow_and_update().clone();
         self.say_renewed(&renewal);
@@ -193,6 +209,11 @@ impl Engine {
                 () = stop.cancelled() => break,
                 Some(command) = inbox.recv() => {
                     self.obey(command);
+                    // Those who asked meanwhile share its plan and its flush of the disk.
+                    for _ in 1..AT_ONCE {
+                        let Ok(command) = inbox.try_recv() else { break };
+                        self.obey(command);
+                    }
                     true
                 }
                 Ok(()) = renewals.changed() => {
@@ -231,6 +252,8 @@ impl Engine {
         while let Some((subject, ended)) = self.tasks.join_next().await {
             self.end_action(subject, ended);
         }
+        // What could not be written is told by the next process, which misses it.
+        let _ = self.hands.ledger.write([]).await;
     }
 
     /// The hints of all traits as one stream.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     clock::Clock,
+    engine::Ledger,
     error::{Error, Result, chain},
     event::{EventLog, What},
     forge::{Forge, RunnerSpec},
@@ -24,6 +25,7 @@ pub(crate) struct Hands {
     pub forges: Arc<BTreeMap<ForgeName, Arc<dyn Forge>>>,
     pub builder: Arc<dyn ImageBuilder>,
     pub store: Store,
+    pub ledger: Ledger,
     pub events: EventLog,
     pub owner: OwnerId,
     pub clock: Clock,
@@ -120,8 +122,9 @@ impl Hands {
         self.forge(forge)?.release(id).await
     }
 
-    pub async fn release(&self, reservation: &ReservationId) -> Result<()> {
-        self.store.remove_reservation(reservation.clone()).await
+    /// Waits until what was decided so far is durable.
+    pub async fn written(&self) -> Result<()> {
+        self.ledger.write([]).await
     }
 
     pub async fn build(&self, recipe: &Recipe) -> Result<()> {

@@ -18,6 +18,12 @@ use crate::{
     worker::Phase,
 };
 
+mod chances;
+mod waiting;
+
+pub(crate) use chances::{chances, held};
+pub use waiting::waiting_reservation;
+
 /// An answer, from its gist to its grounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -153,24 +159,8 @@ pub fn waiting_job(
         asks_for(job)
     ));
     if let Some(id) = &job.reserved_for {
-        let reservation = status.reservations.iter().find(|r| r.id == *id);
-        match reservation {
-            None => {
-                told.say(format!("there is no reservation {id}: any worker of its kind will do"))
-            }
-            Some(reservation) => {
-                told.say(format!("it runs on workers of reservation {id} only"));
-                let workers = reservation.workers.iter();
-                let phases = workers.map(|name| match find(status, name) {
-                    Some(worker) => format!("{name} is {}", worker.phase.word()),
-                    None => format!("{name} is gone"),
-                });
-                let phases: Vec<String> = phases.collect();
-                told.summary = format!("it waits for its reservation: {}", phases.join(", "));
-                told.say(phases.join(", "));
-                return told;
-            }
-        }
+        waiting::tell_of_reservation(&mut told, id, status, now);
+        return told;
     }
     let of_forge = |profile: &&Profile| profile.forge == *forge;
     let serving: Vec<&Profile> =
@@ -222,114 +212,6 @@ pub fn waiting_job(
         None => "nothing tells when it will start".to_owned(),
     });
     told
-}
-
-/// Something that will give a job a worker.
-struct Chance {
-    /// In how long; none if nothing tells.
-    after: Option<Duration>,
-    text: String,
-}
-
-/// What will give jobs of a profile a worker.
-fn chances(
-    profile: &Profile,
-    counts: &ProfileStatus,
-    status: &Status,
-    now: Timestamp,
-) -> Vec<Chance> {
-    if counts.adjustment.as_ref().is_some_and(|adjustment| adjustment.paused) {
-        return Vec::new();
-    }
-    let usual = counts.usual;
-    let left = |usual: Option<Duration>, since: Timestamp| {
-        usual.map(|usual| usual.saturating_sub(age(since, now)))
-    };
-    let mut chances = Vec::new();
-    let alive = counts.starting + counts.idle + counts.reserved + counts.busy + counts.unseen;
-    let building = status.held.iter().any(|held| {
-        matches!(held.why_not, crate::plan::WhyNot::NoImage)
-            && held.subject == Subject::Profile(profile.name.clone())
-    });
-    let blocked = !held(profile, &profile.forge, status).is_empty();
-    for worker in status.workers.iter().filter(|w| w.profile.as_ref() == Some(&profile.name)) {
-        let name = &worker.name;
-        match &worker.phase {
-            Phase::Idle => chances.push(Chance {
-                after: Some(Duration::ZERO),
-                text: format!("worker {name} is idle and about to take a job"),
-            }),
-            Phase::Starting => {
-                let since = worker.created_at.unwrap_or(worker.since);
-                chances.push(Chance {
-                    after: left(usual.boot, since),
-                    text: format!(
-                        "worker {name} is starting since {}{}",
-                        say(age(since, now)),
-                        usually(usual.boot)
-                    ),
-                });
-            }
-            Phase::Busy => chances.push(Chance {
-                // Its successor must boot.
-                after: left(usual.run, worker.since)
-                    .map(|run| run + usual.boot.unwrap_or_default()),
-                text: format!(
-                    "worker {name} is busy since {}{}; its successor will be free",
-                    say(age(worker.since, now)),
-                    usually(usual.run)
-                ),
-            }),
-            Phase::Over(ending) => chances.push(Chance {
-                after: worker.hold.is_none().then_some(()).and(usual.boot),
-                text: match &worker.hold {
-                    Some(hold) => format!(
-                        "worker {name} is kept for {} until {:.0}: {}",
-                        hold.by, hold.until, hold.purpose
-                    ),
-                    None => format!("worker {name} is going: {ending}"),
-                },
-            }),
-            Phase::Reserved | Phase::Unseen => (),
-        }
-    }
-    if building {
-        chances.push(Chance {
-            after: usual.build.map(|build| build + usual.boot.unwrap_or_default()),
-            text: format!("its image is being built{}", usually(usual.build)),
-        });
-    } else if !blocked && counts.idle + counts.starting == 0 && alive < counts.max {
-        chances.push(Chance {
-            after: usual.boot,
-            text: format!("a worker is about to be made{}", usually(usual.boot)),
-        });
-    }
-    // The sooner, the better known.
-    chances.sort_by_key(|chance| (chance.after.is_none(), chance.after));
-    chances
-}
-
-/// What holds workers of a profile back.
-fn held(profile: &Profile, forge: &ForgeName, status: &Status) -> Vec<String> {
-    let concerns = |subject: &Subject| match subject {
-        Subject::Profile(name) | Subject::Build(name) => *name == profile.name,
-        Subject::Builder | Subject::Hypervisor | Subject::Pool => true,
-        Subject::Forge(name) => name == forge,
-        _ => false,
-    };
-    let mut reasons: Vec<String> = Vec::new();
-    if status.draining {
-        reasons.push("the pool is being emptied".to_owned());
-    }
-    if let Some(reason) = status.hypervisor.blind() {
-        reasons.push(format!("the hypervisor cannot be seen: {reason}"));
-    }
-    if let Some(reason) = status.forges.get(forge).and_then(|sight| sight.blind()) {
-        reasons.push(format!("forge {forge} cannot be seen: {reason}"));
-    }
-    let held = status.held.iter().filter(|held| concerns(&held.subject));
-    reasons.extend(held.map(|held| format!("{} waits: {}", held.subject, held.why_not)));
-    reasons
 }
 
 /// How many jobs wait for the same profile before this one.
@@ -518,6 +400,7 @@ mod tests {
             created_at: None,
             job: None,
             reservation: None,
+            marked: None,
             instance: None,
             hold: None,
             dismissal: None,

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -118,6 +119,7 @@ struct Machine {
     sessions: BTreeMap<ProcessId, FakeSession>,
     files: BTreeMap<String, Vec<u8>>,
     screen: u8,
+    addresses: Vec<IpAddr>,
 }
 
 struct FakeRunner {
@@ -138,6 +140,8 @@ pub struct FakeJob {
     pub forge: ForgeName,
     /// The profile that it asks for by label.
     pub profile: ProfileName,
+    /// The reservation that it asks for instead.
+    pub reserved_for: Option<ReservationId>,
     /// Since when it waits.
     pub queued_at: Timestamp,
     /// How long it will run.
@@ -218,6 +222,17 @@ impl FakeWorld {
 
     /// Submits a job that takes so long to a forge.
     pub fn submit(&self, forge: &ForgeName, profile: &ProfileName, takes: Duration) -> JobId {
+        self.submit_for(forge, profile, None, takes)
+    }
+
+    /// Submits a job that runs on workers of a reservation only, if it names one.
+    pub fn submit_for(
+        &self,
+        forge: &ForgeName,
+        profile: &ProfileName,
+        reservation: Option<&ReservationId>,
+        takes: Duration,
+    ) -> JobId {
         let now = self.0.clock.now();
         let mut world = self.state();
         let id = JobId::new(format!("job-{}", world.jobs.len() + 1)).expect("letters and digits");
@@ -225,6 +240,7 @@ impl FakeWorld {
             id: id.clone(),
             forge: forge.clone(),
             profile: profile.clone(),
+            reserved_for: reservation.cloned(),
             queued_at: now,
             takes,
             begun: 0,
@@ -260,6 +276,26 @@ impl FakeWorld {
     /// Every process that was ever started, in order: one that was started twice is in it twice.
     pub fn spawned(&self) -> Vec<(WorkerName, ProcessId)> {
         self.state().spawned.clone()
+    }
+
+    /// What the network has given to a machine.
+    pub fn set_addresses(&self, name: &WorkerName, addresses: Vec<IpAddr>) {
+        if let Some(machine) = self.state().machines.get_mut(name) {
+            machine.addresses = addresses;
+        }
+    }
+
+    /// A machine learns the secret of its registration, as when it asks for it after its start.
+    pub fn tell(&self, name: &WorkerName, secret: &str) {
+        if let Some(machine) = self.state().machines.get_mut(name) {
+            machine.secret = Some(secret.to_owned());
+        }
+        self.0.hint.hint();
+    }
+
+    /// What a machine was told at its start, or since.
+    pub fn told(&self, name: &WorkerName) -> Option<String> {
+        self.state().machines.get(name)?.secret.clone()
     }
 
     /// A machine dies by itself, as when the host kills its process.
@@ -368,7 +404,7 @@ impl World {
             runner.online = machine.is_some_and(|machine| {
                 machine.instance.state == InstanceState::Running
                     && machine.boots_at <= now
-                    && machine.secret.as_deref() == Some(id.as_str())
+                    && machine.secret.as_deref().is_some_and(|told| names(told, id))
             });
         }
         self.begin_jobs(now);
@@ -401,8 +437,9 @@ impl World {
                 *forge == job.forge
                     && runner.online
                     && runner.job.is_none()
-                    && runner.reserved_for.is_none()
-                    && (runner.profile == job.profile
+                    && runner.reserved_for == job.reserved_for
+                    && (job.reserved_for.is_some()
+                        || runner.profile == job.profile
                         || runner.labels.iter().any(|label| label.as_str() == name))
             };
             let found = self.runners.iter_mut().find(|((forge, _), runner)| fits(forge, runner));
@@ -441,6 +478,12 @@ impl World {
         let mut running = machine.processes.iter().filter(|(_, process)| process.runs(now));
         pulled.or_else(|| running.next().map(|(id, _)| id.to_string()))
     }
+}
+
+/// Whether a machine that was told this is to become that runner: by the secret alone, or by a line that has it.
+fn names(told: &str, id: &RunnerId) -> bool {
+    let mut secrets = told.lines().filter_map(|line| line.strip_prefix("jit-config="));
+    told == id.as_str() || secrets.any(|secret| secret == id.as_str())
 }
 
 fn after(time: Timestamp, by: Duration) -> Timestamp {

@@ -1,6 +1,6 @@
 //! The trait of whatever makes virtual machines, and what it makes.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -239,6 +239,20 @@ pub trait Hypervisor: Send + Sync + 'static {
     async fn console(&self, name: &WorkerName, follow: bool) -> Result<Console> {
         let _ = follow;
         Err(Error::unsupported(format!("the console of {name}")))
+    }
+
+    /// The addresses that its network gave to an instance: what the host knows of it, never what the guest says
+    /// of itself. None where nobody on the host knows.
+    ///
+    /// # Errors
+    /// `NotFound` for an instance that does not run, `Busy` for one that is listed already and about to
+    /// start, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn given_addresses(&self, name: &WorkerName) -> Result<Vec<IpAddr>> {
+        let _ = name;
+        Ok(Vec::new())
     }
 
     /// The inside of an instance, whether its agent is up yet or not.

@@ -89,6 +89,7 @@ pub mod plan;
 pub mod policy;
 pub mod pool;
 pub mod profile;
+pub mod queue;
 pub mod recorder;
 pub mod reservation;
 pub mod resources;

@@ -19,7 +19,6 @@ use crate::{
     image::{Image, ImageBuilder},
     name::{ForgeName, ReservationId, WorkerName},
     plan::{Sight, Subject},
-    reservation::Reservation,
     resources::Capacity,
     worker::{Flight, Look, Record, Worker},
 };
@@ -162,7 +161,7 @@ pub(crate) struct Action {
 /// What the pool itself knows, to be joined with the lists.
 pub(crate) struct Known<'a> {
     pub records: &'a BTreeMap<WorkerName, Record>,
-    pub reservations: &'a BTreeMap<ReservationId, Reservation>,
+    pub promised: Vec<(&'a WorkerName, &'a ReservationId)>,
     pub actions: &'a BTreeMap<Subject, Action>,
     pub driven: &'a BTreeSet<WorkerName>,
     pub last_online: &'a mut BTreeMap<WorkerName, Timestamp>,
@@ -218,11 +217,9 @@ impl Views {
                 worker.runner = Look::Seen(runner.clone());
             }
         }
-        for reservation in known.reservations.values() {
-            for name in &reservation.workers {
-                if let Some(worker) = workers.get_mut(name) {
-                    worker.reservation = Some(reservation.id.clone());
-                }
+        for (name, reservation) in known.promised {
+            if let Some(worker) = workers.get_mut(name) {
+                worker.reservation = Some(reservation.clone());
             }
         }
         for (name, worker) in &mut workers {

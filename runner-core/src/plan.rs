@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use crate::why::{Why, WhyNot};
@@ -18,6 +18,7 @@ use crate::{
     name::{ForgeName, ImageId, ProfileName, ReservationId, RunnerId, WorkerName},
     policy::Override,
     profile::{Profile, Timeouts},
+    queue::{Need, Waiting},
     reservation::Reservation,
     resources::{Capacity, Resources},
     wish::{Dismissal, Hold},
@@ -49,6 +50,12 @@ pub struct Observed {
     pub images: Vec<Image>,
     /// The promises made.
     pub reservations: BTreeMap<ReservationId, Reservation>,
+    /// The reservations that wait in the queue.
+    pub waiting: BTreeMap<ReservationId, Waiting>,
+    /// What those in line need that is not there yet, first come first.
+    pub needs: Vec<Need>,
+    /// The reservations that ended and that waiting jobs ask for again.
+    pub ended: BTreeSet<ReservationId>,
     /// What failed lately and must wait.
     pub backoff: BTreeMap<Subject, Backoff>,
     /// What is being worked on, beside workers.
@@ -233,9 +240,14 @@ pub enum Step {
         /// Its registration.
         runner: RunnerId,
     },
-    /// End a reservation.
+    /// End a reservation; of one that waits, give back what is kept for it.
     Release {
         /// The reservation.
+        reservation: ReservationId,
+    },
+    /// Give up a reservation that waits.
+    Dequeue {
+        /// What it would have been called.
         reservation: ReservationId,
     },
     /// End the policy override.
@@ -275,7 +287,9 @@ impl Step {
             | Self::Attach { worker, .. }
             | Self::Mark { worker, .. }
             | Self::Unmark { worker, .. } => Subject::Worker(worker.clone()),
-            Self::Release { reservation } => Subject::Reservation(reservation.clone()),
+            Self::Release { reservation } | Self::Dequeue { reservation } => {
+                Subject::Reservation(reservation.clone())
+            }
             Self::EndOverride => Subject::Override,
             Self::Build { recipe } => Subject::Build(recipe.profile.clone()),
             Self::DeleteImage { image } => Subject::Image(image.clone()),
@@ -291,6 +305,7 @@ impl Step {
             Self::Mark { .. } => "mark",
             Self::Unmark { .. } => "unmark",
             Self::Release { .. } => "release",
+            Self::Dequeue { .. } => "dequeue",
             Self::EndOverride => "end",
             Self::Build { .. } => "build",
             Self::DeleteImage { .. } => "delete image",
@@ -339,7 +354,8 @@ pub fn plan(observed: &Observed, desired: &Desired, now: Timestamp) -> Plan {
 }
 
 /// The jobs each profile would run, each job counted once: for the first profile that serves it and has
-/// room below its `max`, or else the first that serves it.
+/// room below its `max`, or else the first that serves it. Then the jobs that nothing serves. Those of
+/// reservations are in neither.
 pub fn demand<'a>(
     observed: &'a Observed,
     desired: &Desired,
@@ -348,7 +364,12 @@ pub fn demand<'a>(
     let mut unserved = Vec::new();
     for (name, forge) in &observed.forges {
         for job in &forge.queued {
-            if job.reserved_for.as_ref().is_some_and(|id| observed.reservations.contains_key(id)) {
+            // It runs on the workers of its reservation only; what those lack stands in line.
+            if let Some(id) = &job.reserved_for {
+                let is_held = observed.reservations.contains_key(id);
+                if !is_held && !observed.waiting.contains_key(id) && !observed.ended.contains(id) {
+                    unserved.push(job);
+                }
                 continue;
             }
             let mut serving = desired.profiles.iter().filter(|p| p.forge == *name && p.serves(job));

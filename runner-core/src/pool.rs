@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    engine::{Command, Engine, Past},
+    engine::{Command, Engine, Ledger, Past},
     error::{Error, Result},
     event::EventLog,
     execute::Hands,
@@ -23,6 +23,7 @@ use crate::{
     plan::Desired,
     policy::{Override, OverridePreview, OverrideRequest, OverrideStatus},
     profile::Profile,
+    queue::{EnqueueRequest, Place, Take},
     recorder::Samples,
     reservation::{Reservation, ReserveRequest},
     status::{ProfileStatus, Status},
@@ -134,7 +135,7 @@ impl Pool {
         check_profiles(&parts.profiles, &parts.forges, &*parts.hypervisor)?;
         let store = parts.store.clone();
         let (records, serial) = store.records().await?;
-        let reservations = parts.store.reservations().await?;
+        let promises = parts.store.promises().await?;
         let desired = Desired {
             profiles: parts.profiles,
             orphan_limit: parts.pace.orphan_limit,
@@ -149,6 +150,7 @@ impl Pool {
             forges: Arc::new(parts.forges),
             builder: parts.builder,
             store: parts.store,
+            ledger: Ledger::default(),
             events: parts.events.clone(),
             owner: parts.owner,
             clock: parts.clock,
@@ -158,7 +160,7 @@ impl Pool {
         let (publish, status) = watch::channel(Arc::new(Status::default()));
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let stop = CancellationToken::new();
-        let past = Past { records, serial, reservations, wishes, history };
+        let past = Past { records, serial, promises, wishes, history };
         let engine = Engine::new(hands, pace, desired, past, publish);
         let task = tokio::spawn(engine.run(inbox, stop.clone()));
         if hypervisor.capabilities().screenshot && !pace.sample_every.is_zero() {
@@ -185,12 +187,15 @@ impl Pool {
         &self.events
     }
 
-    /// Promises idle workers to someone: all that were asked for, or none. Decided from memory, durable
-    /// before it is answered, marked at the forge soon after. Asking again for an id that holds returns it.
+    /// Promises idle workers to someone: all that were asked for, or as few as will do, or none. Decided from
+    /// memory, durable before it is answered, marked at the forge soon after: [`marked`](Self::marked) waits
+    /// for that. Those who wait in the [queue](crate::queue) go first. Asking again for an id that holds
+    /// returns it.
     ///
     /// # Errors
-    /// `NotFound` for a profile that is not offered, `Exhausted` when too few are idle, `Backend` when it
-    /// could not be made durable (nothing is then promised).
+    /// `NotFound` for a profile that is not offered, `Exhausted` when too few are idle now, `Invalid` with the
+    /// arithmetic for what can never be, `Busy` for an id that waits in the queue, `Backend` when it could not
+    /// be made durable at once: ask again with the same id, or release it.
     ///
     /// # Cancel safety
     /// A dropped call may have promised: ask again with the same id, or release it.
@@ -198,7 +203,59 @@ impl Pool {
         self.ask(|answer| Command::Reserve(request, answer)).await?
     }
 
-    /// Ends a promise; its workers are free again. Fine when there is none.
+    /// Waits until the forge keeps a reservation's workers for it, so that a job may ask for it.
+    ///
+    /// # Errors
+    /// `NotFound` for one that does not hold, or ends before that, with the reason: such as a forge that
+    /// refused to mark a worker again and again.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn marked(&self, id: &ReservationId) -> Result<Reservation> {
+        self.ask(|answer| Command::AwaitMark(id.clone(), answer)).await?
+    }
+
+    /// Puts a request into the [queue](crate::queue): it is served as soon as its workers are there and its
+    /// turn has come, and workers are made for it. Durable before it is answered. Asking again for an id that
+    /// waits returns it as it stands.
+    ///
+    /// # Errors
+    /// `NotFound` for a profile that is not offered, `Invalid` with the arithmetic for what can never be,
+    /// `Busy` for an id that was taken already and for a pool that is being emptied, `Exhausted` when
+    /// [`ENTRIES`](crate::queue::ENTRIES) wait, `Backend` when it could not be made durable at once.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have enqueued: ask again with the same id, or release it.
+    pub async fn enqueue(&self, request: EnqueueRequest) -> Result<Place> {
+        self.ask(|answer| Command::Enqueue(request, answer)).await?
+    }
+
+    /// How an entry of the queue stands. Asking keeps it from being given up.
+    ///
+    /// # Errors
+    /// `NotFound` for one that does not wait: it was taken, released, or given up.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn ask_after(&self, id: &ReservationId) -> Result<Place> {
+        self.ask(|answer| Command::AskAfter(id.clone(), answer)).await?
+    }
+
+    /// Takes what an entry of the queue waited for, if it is ready: its workers are promised and marked, and
+    /// its time begins now. Otherwise says how it stands, and keeps it from being given up. What was taken
+    /// may be taken again, in case the answer was lost.
+    ///
+    /// # Errors
+    /// `NotFound` for one that neither waits nor holds, `Backend` when it could not be made durable at once:
+    /// take it again.
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn take(&self, id: &ReservationId) -> Result<Take> {
+        self.ask(|answer| Command::Take(id.clone(), answer)).await?
+    }
+
+    /// Ends a promise, or the wait for one; its workers are free again. Fine when there is none.
     ///
     /// # Errors
     /// `Backend` when it could not be made durable.

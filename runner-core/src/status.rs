@@ -14,7 +14,8 @@ use crate::{
     plan::{Backoff, Held, Sight, Subject},
     policy::OverrideStatus,
     profile::Profile,
-    reservation::Reservation,
+    queue::Place,
+    reservation::{Ended, Reservation},
     resources::{Capacity, Resources},
     wish::{Adjustment, Dismissal, Hold},
     worker::Phase,
@@ -48,6 +49,12 @@ pub struct Status {
     pub images: Vec<Image>,
     /// The promises made.
     pub reservations: Vec<Reservation>,
+    /// The reservations that wait, in the order in which they are served.
+    #[serde(default)]
+    pub queue: Vec<Place>,
+    /// Reservations that ended, and that waiting jobs ask for again.
+    #[serde(default)]
+    pub ended: Vec<Ended>,
     /// The policy override, while there is one, and what comes of it.
     #[serde(default)]
     pub policy: Option<OverrideStatus>,
@@ -139,6 +146,9 @@ pub struct WorkerStatus {
     pub job: Option<JobId>,
     /// The reservation that holds it.
     pub reservation: Option<ReservationId>,
+    /// The reservation that its forge keeps it for.
+    #[serde(default)]
+    pub marked: Option<ReservationId>,
     /// The machine, as listed.
     pub instance: Option<Instance>,
     /// Who wants its machine kept, and until when.

@@ -28,16 +28,20 @@ use crate::{
     error::{Error, Result},
     event::{EVENTS_KEPT, Event},
     name::{OwnerId, WorkerName},
-    reservation::Reservation,
     worker::Record,
 };
 
+mod rows;
 mod wishes;
 
+pub(crate) use rows::{Promises, Row, RowKey};
 pub(crate) use wishes::Wishes;
 
-const MIGRATIONS: &[M<'static>] =
-    &[M::up(include_str!("store/1.sql")), M::up(include_str!("store/2.sql"))];
+const MIGRATIONS: &[M<'static>] = &[
+    M::up(include_str!("store/1.sql")),
+    M::up(include_str!("store/2.sql")),
+    M::up(include_str!("store/3.sql")),
+];
 
 /// The store. Clones share one connection.
 #[derive(Clone)]
@@ -199,6 +203,22 @@ impl Store {
         OwnerId::new(text)
     }
 
+    /// Whether there is a worker of this name, seen or not.
+    ///
+    /// # Errors
+    /// `Backend` when that cannot be read.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn has_worker(&self, name: &WorkerName) -> Result<bool> {
+        let name = name.clone();
+        self.write("look for a worker", move |tx| {
+            let mut statement = tx.prepare_cached("SELECT 1 FROM workers WHERE name = ?1")?;
+            statement.exists([name.as_str()])
+        })
+        .await
+    }
+
     /// The records of all workers, and the number of the next one.
     pub(crate) async fn records(&self) -> Result<(Vec<Record>, u64)> {
         self.write("read the workers", |tx| {
@@ -245,42 +265,6 @@ impl Store {
     pub(crate) async fn remove_record(&self, name: WorkerName) -> Result<()> {
         self.write("remove a worker", move |tx| {
             tx.execute("DELETE FROM workers WHERE name = ?1", [name.as_str()]).map(|_| ())
-        })
-        .await
-    }
-
-    /// The reservations.
-    pub(crate) async fn reservations(&self) -> Result<Vec<Reservation>> {
-        self.write("read the reservations", |tx| {
-            let mut statement = tx.prepare("SELECT json FROM reservations ORDER BY id")?;
-            statement.query_map([], json_column::<Reservation>)?.collect()
-        })
-        .await
-    }
-
-    /// Writes a reservation, durably.
-    pub(crate) async fn put_reservation(&self, reservation: Reservation) -> Result<()> {
-        self.write_durably("write a reservation", move |tx| {
-            tx.execute(
-                "INSERT OR REPLACE INTO reservations (id, profile, owner, until, json)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![
-                    reservation.id.as_str(),
-                    reservation.profile.as_str(),
-                    reservation.owner,
-                    reservation.until.to_string(),
-                    to_json(&reservation)?,
-                ],
-            )
-            .map(|_| ())
-        })
-        .await
-    }
-
-    /// Removes a reservation, durably.
-    pub(crate) async fn remove_reservation(&self, id: crate::name::ReservationId) -> Result<()> {
-        self.write_durably("remove a reservation", move |tx| {
-            tx.execute("DELETE FROM reservations WHERE id = ?1", [id.as_str()]).map(|_| ())
         })
         .await
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    name::{Label, ProfileName},
+    name::{Label, ProfileName, ReservationId, WorkerName},
     resources::Shortage,
     worker::Ending,
 };
@@ -37,6 +37,13 @@ pub enum Why {
         wanted: u32,
         /// How many it gets.
         granted: u32,
+    },
+    /// Provision: more workers are waited for by reservations than are ready or on their way.
+    ReservationsWait {
+        /// How many are waited for.
+        needed: u32,
+        /// How many workers are ready or on their way.
+        free: u32,
     },
     /// Retire: its life is over.
     Over(Ending),
@@ -80,6 +87,20 @@ pub enum Why {
     Expired,
     /// Release, end the policy override: none of its workers is left.
     Spent,
+    /// Release: its forge does not mark one of its workers.
+    NotMarked {
+        /// The worker.
+        worker: WorkerName,
+        /// How often that was tried.
+        tries: u32,
+        /// What the forge said, in words.
+        error: String,
+    },
+    /// Dequeue: nobody asked after it for so long.
+    NobodyAsks {
+        /// How long.
+        patience: Duration,
+    },
     /// Build: the profile has no image of its recipe.
     NoImage,
     /// Build: the image is older than this.
@@ -97,6 +118,7 @@ impl Why {
             Self::JobsWait { .. } => "jobs_wait",
             Self::BelowMinIdle { .. } => "below_min_idle",
             Self::Overridden { .. } => "overridden",
+            Self::ReservationsWait { .. } => "reservations_wait",
             Self::Over(ending) => ending.kind(),
             Self::SilentOrphan => "silent_orphan",
             Self::Surplus { .. } => "surplus",
@@ -111,6 +133,8 @@ impl Why {
             Self::NotPromised => "not_promised",
             Self::Expired => "expired",
             Self::Spent => "spent",
+            Self::NotMarked { .. } => "not_marked",
+            Self::NobodyAsks { .. } => "nobody_asks",
             Self::NoImage => "no_image",
             Self::ImageTooOld(_) => "image_too_old",
             Self::Superseded => "superseded",
@@ -131,6 +155,10 @@ impl fmt::Display for Why {
             Self::Overridden { by, wanted, granted } => {
                 write!(f, "the policy override of {by} asks for {wanted} and gets {granted}")
             }
+            Self::ReservationsWait { needed, free } => write!(
+                f,
+                "waited for by reservations: {needed}, workers ready or on their way: {free}"
+            ),
             Self::Over(ending) => ending.fmt(f),
             Self::SilentOrphan => f.write_str(
                 "no record explains this machine and its guest has been silent too long",
@@ -153,6 +181,13 @@ impl fmt::Display for Why {
             Self::NotPromised => f.write_str("its reservation does not hold any more"),
             Self::Expired => f.write_str("its time is over"),
             Self::Spent => f.write_str("none of its workers is left"),
+            Self::NotMarked { worker, tries, error } => write!(
+                f,
+                "its forge did not mark worker {worker}, tried {tries} times: {error}"
+            ),
+            Self::NobodyAsks { patience } => {
+                write!(f, "nobody asked after it for {} s", patience.as_secs())
+            }
             Self::NoImage => f.write_str("there is no image of the profile's recipe"),
             Self::ImageTooOld(limit) => {
                 write!(f, "the image is older than {} s", limit.as_secs())
@@ -225,6 +260,11 @@ pub enum WhyNot {
         /// Why the last try failed.
         error: String,
     },
+    /// The job asks for a reservation that is not there and is not remembered.
+    NoReservation {
+        /// Which.
+        id: ReservationId,
+    },
     /// No profile offers what the job asks for.
     NoProfileServes {
         /// What it asks for.
@@ -254,6 +294,7 @@ impl WhyNot {
             Self::Paused { .. } => "paused",
             Self::KeptFor { .. } => "kept_for",
             Self::BackingOff { .. } => "backing_off",
+            Self::NoReservation { .. } => "no_reservation",
             Self::NoProfileServes { .. } => "no_profile_serves",
         }
     }
@@ -283,6 +324,9 @@ impl fmt::Display for WhyNot {
             }
             Self::BackingOff { until, error } => {
                 write!(f, "the last try failed ({error}), the next one is at {until:.0}")
+            }
+            Self::NoReservation { id } => {
+                write!(f, "it asks for reservation {id}, which is not there: make it, or cancel the job")
             }
             Self::NoProfileServes { labels } if labels.is_empty() => {
                 f.write_str("no profile of that name is offered")

@@ -409,6 +409,7 @@ async fn a_job_for_a_reservation_runs_on_its_workers_only_and_no_other_does() {
         id: id.clone(),
         profile: name("small"),
         count: 1,
+        at_least: None,
         owner: "me".to_owned(),
         purpose: "a test".to_owned(),
         until: site.clock.now() + seconds(1000),

@@ -13,6 +13,7 @@ use runner_core::{
     plan::{Action, Backoff, Desired, ForgeView, Held, Observed, Sight, Step, Subject, Unmake},
     plan::{Plan, Why, WhyNot, plan},
     policy::Override,
+    queue::{Entry, Need, Waiting},
     reservation::Reservation,
     wish::{Dismissal, Hold},
     worker::{Ending, Flight, Look, Phase, Record, Worker},
@@ -276,9 +277,52 @@ impl World {
             purpose: "a test".to_owned(),
             since: ago(60),
             until,
+            count: workers.len() as u32,
             workers: workers.iter().map(|worker| name(worker)).collect(),
+            used: BTreeSet::new(),
         };
         self.observed.reservations.insert(reservation.id.clone(), reservation);
+        self
+    }
+
+    /// Somebody in line who needs so many workers of a profile more.
+    fn needs(mut self, profile: &str, workers: u32, first: bool) -> Self {
+        let id = name("promise");
+        self.observed.needs.push(Need { id, profile: name(profile), workers, first });
+        self
+    }
+
+    /// An entry of the queue that was last asked after so long ago.
+    fn waiting(mut self, asked: i64, kept: &[&str]) -> Self {
+        let entry = Entry {
+            id: name("promise"),
+            profile: name("a"),
+            count: 3,
+            at_least: 3,
+            owner: "me".to_owned(),
+            purpose: "a test".to_owned(),
+            duration: Duration::from_secs(600),
+            patience: Duration::from_secs(60),
+            since: ago(900),
+            kept: kept.iter().map(|worker| name(worker)).collect(),
+        };
+        let waiting = Waiting { entry, asked_at: ago(asked), backoff: None };
+        self.observed.waiting.insert(name("promise"), waiting);
+        self
+    }
+
+    /// Jobs of the hub that run on workers of the reservation only.
+    fn reserved_jobs(self, count: u32) -> Self {
+        self.jobs(count, &[]).but(|w| {
+            let hub = w.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub");
+            hub.queued.iter_mut().for_each(|job| job.reserved_for = Some(name("promise")));
+        })
+    }
+
+    fn refused(mut self, worker: &str, failures: u32, seconds: i64) -> Self {
+        let not_before = now() + SignedDuration::from_secs(seconds);
+        let backoff = Backoff { not_before, failures, error: "422".to_owned() };
+        self.observed.backoff.insert(Subject::Worker(name(worker)), backoff);
         self
     }
 
@@ -390,6 +434,7 @@ fn say_action(action: &Action) -> String {
         Step::Unmark { worker, .. } => format!("unmark {worker}"),
         Step::Release { reservation } => format!("release {reservation}"),
         Step::EndOverride => "end override".to_owned(),
+        Step::Dequeue { reservation } => format!("dequeue {reservation}"),
         Step::Build { recipe } => format!("build {}", recipe.profile),
         Step::DeleteImage { image } => format!("delete {image}"),
     };
@@ -478,6 +523,52 @@ fn numbers() -> Vec<Row> {
             world().profile("a", 0, 1).jobs(1, &["a", "gpu"]),
             &[],
             &["job job-1: no profile offers all of: a, gpu"],
+        ),
+        row(
+            "reservations that wait get workers, beside those of jobs and before those to keep ready",
+            world().profile("a", 1, 9).jobs(1, &["a"]).needs("a", 2, true).needs("a", 1, false),
+            &[
+                "provision a-100 from a.1: waited for by reservations: 2, workers ready or on their way: 0",
+                "provision a-101 from a.1: waited for by reservations: 2, workers ready or on their way: 0",
+                "provision a-102 from a.1: waited for by reservations: 3, workers ready or on their way: 2",
+                "provision a-103 from a.1: waited for by reservations: 3, workers ready or on their way: 2",
+            ],
+            &[],
+        ),
+        row(
+            "idle workers that reservations wait for are no surplus",
+            world()
+                .profile("a", 0, 3)
+                .workers([idle("a-1"), idle("a-2")])
+                .needs("a", 2, true),
+            &[],
+            &[],
+        ),
+        row(
+            "reservations beyond max wait, and it is said",
+            world()
+                .profile("a", 0, 1)
+                .workers([worker("a-1", &[&busy])])
+                .needs("a", 1, false),
+            &[],
+            &["profile a: the profile has all of its 1 workers"],
+        ),
+        row(
+            "a job of a reservation that is remembered or waits is no job for any other worker",
+            world()
+                .profile("a", 0, 2)
+                .reserved_jobs(1)
+                .but(|w| w.observed.ended.extend([name("promise")])),
+            &[],
+            &[],
+        ),
+        row(
+            "a job of a reservation that nobody knows of is told so",
+            world().profile("a", 0, 2).reserved_jobs(1),
+            &[],
+            &[
+                "job job-1: it asks for reservation promise, which is not there: make it, or cancel the job",
+            ],
         ),
         row(
             "a job that waits for a reservation waits for its workers, not for new ones",
@@ -848,6 +939,20 @@ fn holds() -> Vec<Row> {
 fn room() -> Vec<Row> {
     vec![
         row(
+            "the room that a reservation lacks which is collected for is kept from jobs",
+            world()
+                .profile_with("b", 0, 2, |p| p.resources = gib(2))
+                .profile_with("a", 0, 2, |p| p.resources = gib(4))
+                .workers([worker("a-1", &[&busy, &large(5)])])
+                .jobs(1, &["b"])
+                .needs("a", 1, true),
+            &[],
+            &[
+                "profile a: no room: memory: 4096 MiB needed, 3072 MiB of 8192 MiB free",
+                "profile b: no room: memory: 2048 MiB needed, 0 MiB of 8192 MiB free",
+            ],
+        ),
+        row(
             "a full host is said with numbers",
             world()
                 .profile("a", 0, 9)
@@ -1196,6 +1301,88 @@ fn reservations() -> Vec<Row> {
             &[],
         ),
         row(
+            "a reservation whose lost workers are to be replaced goes on without any",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&busy])])
+                .reserve(later, &[])
+                .needs("a", 1, false),
+            &[
+                "provision a-100 from a.1: waited for by reservations: 1, workers ready or on their way: 0",
+            ],
+            &[],
+        ),
+        row(
+            "a mark that its forge refuses again and again ends the reservation",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&promised]), worker("a-2", &[&promised, &marked])])
+                .reserve(later, &["a-1", "a-2"])
+                .refused("a-1", 5, 1),
+            &["release promise: its forge did not mark worker a-1, tried 5 times: 422"],
+            &["worker a-1: the last try failed (422), the next one is at 2026-01-01T12:00:01Z"],
+        ),
+        row(
+            "so does one that is not to be tried again for long",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&promised])])
+                .reserve(later, &["a-1"])
+                .refused("a-1", 1, 61),
+            &["release promise: its forge did not mark worker a-1, tried 1 times: 422"],
+            &["worker a-1: the last try failed (422), the next one is at 2026-01-01T12:01:01Z"],
+        ),
+        row(
+            "a few refusals do not",
+            world()
+                .profile("a", 0, 2)
+                .workers([worker("a-1", &[&promised])])
+                .reserve(later, &["a-1"])
+                .refused("a-1", 4, 16),
+            &[],
+            &["worker a-1: the last try failed (422), the next one is at 2026-01-01T12:00:16Z"],
+        ),
+        row(
+            "what is kept for one that waits is given back if it cannot be marked",
+            world()
+                .profile("a", 0, 3)
+                .workers([worker("a-1", &[&promised])])
+                .waiting(10, &["a-1"])
+                .refused("a-1", 5, 1),
+            &["release promise: its forge did not mark worker a-1, tried 5 times: 422"],
+            &["worker a-1: the last try failed (422), the next one is at 2026-01-01T12:00:01Z"],
+        ),
+        row(
+            "whoever is not asked after any more gives up its place",
+            world().profile("a", 0, 3).waiting(60, &[]),
+            &["dequeue promise: nobody asked after it for 60 s"],
+            &[],
+        ),
+        row(
+            "and what was promised to it, once",
+            world()
+                .profile("a", 0, 1)
+                .workers([worker("a-1", &[&promised, &marked])])
+                .waiting(60, &[])
+                .reserve(now(), &["a-1"]),
+            &["dequeue promise: nobody asked after it for 60 s"],
+            &[],
+        ),
+        row(
+            "whoever is asked after keeps its place",
+            world().profile("a", 0, 3).waiting(59, &[]),
+            &[],
+            &[],
+        ),
+        row(
+            "a worker that is promised and has another's mark loses that first",
+            world()
+                .profile("a", 0, 1)
+                .workers([worker("a-1", &[&marked, &|w| w.reservation = Some(name("other"))])]),
+            &["unmark a-1: its reservation does not hold any more"],
+            &[],
+        ),
+        row(
             "a reservation outlives what cannot be seen",
             world()
                 .profile("a", 0, 1)
@@ -1341,14 +1528,14 @@ macro_rules! variants {
 }
 
 variants!(WHYS, why_word, Why:
-    JobsWait BelowMinIdle Overridden GivesWay Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Paused Asked Unattended Promised
+    JobsWait ReservationsWait NotMarked NobodyAsks BelowMinIdle Overridden GivesWay Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Paused Asked Unattended Promised
     NotPromised Expired Spent NoImage ImageTooOld Superseded ImageOfNoProfile);
 variants!(WHY_NOTS, why_not_word, WhyNot:
-    Unseen NoRoom AtMax Allotted GivesWay NoImage Paused KeptFor BackingOff NoProfileServes);
+    Unseen NoRoom AtMax Allotted GivesWay NoImage Paused KeptFor BackingOff NoReservation NoProfileServes);
 variants!(ENDINGS, ending_word, Ending:
     RunnerGone Stopped Vanished NeverRegistered StartTimedOut LostContact Orphan Ghost Retiring);
 variants!(STEPS, step_word, Step:
-    Provision Retire Attach Mark Unmark Release EndOverride Build DeleteImage);
+    Provision Retire Attach Mark Unmark Release Dequeue EndOverride Build DeleteImage);
 
 fn missing<'a>(all: &[&'a str], seen: &BTreeSet<&str>) -> Vec<&'a str> {
     all.iter().filter(|word| !seen.contains(**word)).copied().collect()
@@ -1409,8 +1596,9 @@ fn carry_out(world: &mut World) -> usize {
                 world.observed.workers.insert(made.name.clone(), made);
             }
             Step::Retire { worker, .. } => drop(world.observed.workers.remove(worker)),
-            Step::Release { reservation } => {
+            Step::Release { reservation } | Step::Dequeue { reservation } => {
                 drop(world.observed.reservations.remove(reservation));
+                drop(world.observed.waiting.remove(reservation));
             }
             Step::EndOverride => world.desired.policy = None,
             _ => (),
@@ -1506,6 +1694,8 @@ fn world_of(capacity: u64, kinds: &[Kind]) -> World {
                     purpose: "a test".to_owned(),
                     since: ago(60),
                     until: now() + SignedDuration::from_secs(60),
+                    count: 1,
+                    used: BTreeSet::new(),
                     workers: BTreeSet::new(),
                 };
                 let promise = w.observed.reservations.entry(name("promise")).or_insert(promise);

@@ -415,6 +415,7 @@ impl Storm {
             id: name(&format!("r{}", self.rng.random::<u32>())),
             profile,
             count: self.rng.random_range(1..3),
+            at_least: None,
             owner: "storm".to_owned(),
             purpose: "weather".to_owned(),
             until,

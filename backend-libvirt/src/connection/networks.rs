@@ -113,21 +113,29 @@ impl Connection {
     /// or else as its agent tells. None for one that does not run, or has none yet. The table of neighbours, a third
     /// source of libvirt's, is not asked: it fails on newer kernels.
     pub(crate) async fn addresses(&self, domain: Uuid) -> Result<Vec<IpAddr>, Failure> {
-        let sources = [
-            (Kind::Look, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE),
-            (Kind::Act, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT),
-        ];
-        for (kind, source) in sources {
-            let asked =
-                self.call(kind, move |connect| Ok(of_domain(connect, domain, source))).await?;
-            // One that cannot tell knows of none.
-            if let Ok(addresses) = asked
-                && !addresses.is_empty()
-            {
-                return Ok(addresses);
-            }
+        let given = self.given_addresses(domain).await?;
+        if !given.is_empty() {
+            return Ok(given);
         }
-        Ok(Vec::new())
+        let source = sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT;
+        self.addresses_by(Kind::Act, domain, source).await
+    }
+
+    /// The addresses that the network gave to a domain's cards: nothing that the guest says.
+    pub(crate) async fn given_addresses(&self, domain: Uuid) -> Result<Vec<IpAddr>, Failure> {
+        let source = sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE;
+        self.addresses_by(Kind::Look, domain, source).await
+    }
+
+    /// A source that cannot tell knows of none.
+    async fn addresses_by(
+        &self,
+        kind: Kind,
+        domain: Uuid,
+        source: sys::virDomainInterfaceAddressesSource,
+    ) -> Result<Vec<IpAddr>, Failure> {
+        let asked = self.call(kind, move |connect| Ok(of_domain(connect, domain, source))).await?;
+        Ok(asked.unwrap_or_default())
     }
 }
 

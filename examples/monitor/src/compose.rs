@@ -25,6 +25,8 @@ mod github;
 mod gitlab;
 mod secret;
 
+pub use github::{GithubHook, GithubSurvey, HourlyLimit};
+
 #[cfg(feature = "libvirt")]
 mod libvirt;
 
@@ -121,7 +123,9 @@ pub async fn forges(config: &Config, data_dir: &Path, owner: &OwnerId) -> anyhow
     let mut forges = Remotes::new();
     for section in &config.githubs {
         let directory = forge_dir(data_dir, &section.name);
-        let remote = github::remote(section, &config.profiles, &directory, owner)
+        let proof = config.servo.as_ref().and_then(|servo| servo.proof.as_ref());
+        let proof = proof.filter(|proof| proof.forge == section.name);
+        let remote = github::remote(section, &config.profiles, proof, &directory, owner)
             .await
             .with_context(|| format!("could not prepare forge {}", section.name))?;
         forges.insert(section.name.clone(), remote);
@@ -157,9 +161,30 @@ pub fn check_github_profile(profile: &ProfileName) -> Result<()> {
     github::check_profile(profile)
 }
 
+/// Whether a text is a version of GitHub's runner program.
+///
+/// # Errors
+/// `Invalid`, saying what one is like.
+pub fn check_runner_version(version: &str) -> Result<()> {
+    github::check_runner_version(version)
+}
+
 /// Whether the runners belong to one repository, which is the one to be asked then.
 pub fn is_repository(section: &config::GithubConfig) -> bool {
     github::is_repository(section)
+}
+
+/// Asks a GitHub for what the service would need of it. Changes nothing.
+///
+/// # Errors
+/// When it cannot even be asked, such as for authorities that cannot be read.
+pub async fn survey_github(section: &config::GithubConfig) -> Result<GithubSurvey> {
+    github::survey(section).await
+}
+
+/// Whether a version of GitHub's runner program is older than another.
+pub fn is_older_runner(version: &str, newest: &str) -> bool {
+    github::is_older(version, newest)
 }
 
 /// Whether there can be a GitLab at an address.

@@ -20,11 +20,13 @@ mod file;
 mod forges;
 mod github;
 mod gitlab;
+mod guests;
 mod http;
 mod hypervisor;
 mod numbers;
 mod place;
 mod secret;
+mod servo;
 mod tokens;
 pub mod units;
 
@@ -38,6 +40,7 @@ pub use github::{
 pub use gitlab::{
     GitlabAdministration, GitlabConfig, GitlabImage, GitlabLimits, GitlabPlace, GitlabProfile,
 };
+pub use guests::GuestsConfig;
 pub use http::{HttpConfig, Reads, TlsFiles};
 pub use hypervisor::{
     Accel, Disks, HypervisorConfig, HypervisorKind, LibvirtConfig, LibvirtNetwork, NetworkKind,
@@ -45,6 +48,7 @@ pub use hypervisor::{
 pub use place::ConfigError;
 use place::Source;
 pub use secret::SecretPlace;
+pub use servo::{ProofConfig, ProofRepository, ServoConfig};
 use units::Size;
 
 /// The configuration that is used when none is named, and that explains every key.
@@ -69,10 +73,14 @@ pub struct Config {
     pub cache_dir: Option<PathBuf>,
     /// What makes the machines.
     pub hypervisor: HypervisorConfig,
+    /// What machines may ask this service for. They may ask for nothing, if none.
+    pub guests: Option<GuestsConfig>,
     /// The GitHubs that runners are registered at.
     pub githubs: Vec<GithubConfig>,
     /// The GitLabs that jobs are taken from.
     pub gitlabs: Vec<GitlabConfig>,
+    /// The interface of Servo's runner monitor. There is none, if none.
+    pub servo: Option<ServoConfig>,
     /// What the local queue takes on.
     pub local: LocalLimits,
     /// Where the process's own log goes.
@@ -123,16 +131,21 @@ impl Config {
         let source = Source { file: path, text };
         let file = parse_file(&source)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let http = http::http(&source, base, file.http)?;
+        let mut http = http::http(&source, base, file.http)?;
         let tokens = tokens::tokens(&source, base, file.tokens)?;
         let pace = pace(&source, file.pace)?;
         let mut hypervisor =
             hypervisor::hypervisor(&source, base, http.listen, file.qemu, file.libvirt)?;
+        let guests = guests::guests(&source, base, http.listen, &hypervisor, file.guests)?;
+        if guests.is_some() && guests::speak_from_loopback(&hypervisor) {
+            // What comes from this host may be a machine: looking needs a token, unless the operator says otherwise.
+            http.reads = http.reads.or(Some(Reads::Token));
+        }
         let githubs = github::githubs(&source, base, file.githubs)?;
         let mut taken = vec![local_forge()];
         taken.extend(githubs.iter().map(|place| place.config.name.clone()));
         let gitlabs = gitlab::gitlabs(&source, base, file.gitlabs, &taken)?;
-        let mut forges = Forges { githubs, gitlabs };
+        let mut forges = Forges { githubs, gitlabs, machines_are_heard: guests.is_some() };
         let log = log(&source, base, file.log)?;
         let shell_idle = shell_idle(&source, file.shell)?;
         if file.profiles.is_empty() {
@@ -161,6 +174,14 @@ impl Config {
             forges.serve(&source, base, (&key, span), &profile, said)?;
             profiles.push(profile);
         }
+        let githubs = forges.githubs.into_iter().map(|place| place.config);
+        let githubs: Vec<GithubConfig> = githubs.collect();
+        let servo = servo::servo(&source, base, &githubs, file.servo)?;
+        if let Some(host) = servo.as_ref().and_then(ServoConfig::host)
+            && (http.is_local() || !http.names.is_empty())
+        {
+            http.names.push(host.to_owned());
+        }
         let in_file_dir = |path: PathBuf| base.join(path);
         Ok(Self {
             http,
@@ -168,7 +189,9 @@ impl Config {
             data_dir: file.data.dir.map_or_else(crate::data_dir::default_dir, in_file_dir),
             cache_dir: file.data.cache.map(in_file_dir),
             hypervisor,
-            githubs: forges.githubs.into_iter().map(|place| place.config).collect(),
+            guests,
+            githubs,
+            servo,
             gitlabs: forges
                 .gitlabs
                 .into_iter()

@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -98,6 +98,20 @@ pub fn make(path: &Path) -> anyhow::Result<()> {
         let shown = path.display();
         format!("could not make the data directory {shown}; choose one with --data")
     })
+}
+
+/// Writes a file that only its owner reads: afterwards it is the old one or the new one, whole.
+///
+/// # Errors
+/// When it cannot be written; the old one is kept.
+pub fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut fresh = file.as_os_str().to_owned();
+    fresh.push(".new");
+    let mut options = OpenOptions::new();
+    let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    new.write_all(content)?;
+    new.sync_all()?;
+    fs::rename(&fresh, file)
 }
 
 /// Where the service of a data directory says it is, if it says so.

@@ -11,6 +11,7 @@ use crate::{compose, config::Config, reload::Source};
 mod address;
 mod clock;
 mod disk;
+mod github;
 mod gitlab;
 mod image;
 mod libvirt;
@@ -111,6 +112,7 @@ pub async fn examine(patient: Patient, say: impl Fn(&str)) -> Vec<Check> {
     checks.extend(address::check(&subject).await);
     say("systemd");
     checks.extend(systemd::check().await);
+    checks.extend(github::check(&subject, &say).await);
     let works = match compose::program(&subject.config) {
         Some(program) => {
             say("QEMU");

@@ -11,9 +11,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    config::ServoConfig,
     metrics::{Meter, Metrics},
     reload::ConfigState,
     remote::Remotes,
+    seal::Seal,
     shells::Shells,
     tokens::TokenName,
 };
@@ -26,6 +28,8 @@ mod events;
 mod explain;
 mod feed;
 mod files;
+mod forges;
+pub mod guest;
 mod health;
 mod history;
 mod jobs;
@@ -35,10 +39,13 @@ pub mod openapi;
 mod overrides;
 mod pool;
 mod problem;
+mod queue;
 mod reservations;
 mod server;
+mod servo;
 pub mod shell;
 mod strict;
+mod text;
 pub mod tls;
 mod webhooks;
 mod workers;
@@ -75,6 +82,7 @@ struct Inner {
     max_streams: usize,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
+    servo: Option<(ServoConfig, Seal)>,
     feed: Feed,
     history: History,
 }
@@ -107,6 +115,8 @@ pub struct Parts {
     pub streams: Arc<Semaphore>,
     /// Ends every stream.
     pub stop: CancellationToken,
+    /// The interface of Servo's monitor, and what seals its tokens.
+    pub servo: Option<(ServoConfig, Seal)>,
 }
 
 impl Shared {
@@ -130,6 +140,7 @@ impl Shared {
             max_streams: parts.max_streams,
             streams: parts.streams,
             stop: parts.stop,
+            servo: parts.servo,
         }))
     }
 
@@ -185,10 +196,12 @@ type Apis = (
     history::HistoryApi,
     workers::WorkersApi,
     reservations::ReservationsApi,
+    queue::QueueApi,
     overrides::OverridesApi,
     explain::ExplainApi,
     shell::ShellApi,
     files::FilesApi,
+    forges::ForgesApi,
     webhooks::WebhooksApi,
 );
 
@@ -203,15 +216,22 @@ pub fn routes(shared: Shared, door: Door) -> impl Endpoint {
         history::HistoryApi(shared.clone()),
         workers::WorkersApi(shared.clone()),
         reservations::ReservationsApi(shared.clone()),
+        queue::QueueApi(shared.clone()),
         overrides::OverridesApi(shared.clone()),
         explain::ExplainApi(shared.clone()),
         shell::ShellApi(shared.clone()),
         files::FilesApi(shared.clone()),
+        forges::ForgesApi(shared.clone()),
         webhooks::WebhooksApi(shared.clone()),
     );
     let service = openapi::service(apis);
     let meter = shared.0.metrics.meter().clone();
-    Route::new()
+    let route = Route::new();
+    let route = match shared.0.servo.clone() {
+        Some((config, seal)) => servo::Servo::new(shared.clone(), config, seal).add_to(route),
+        None => route,
+    };
+    route
         .at("/", get(dashboard::page))
         .at(format!("{}:name", dashboard::PARTS), get(dashboard::part))
         .at("/healthz", get(health::healthz))

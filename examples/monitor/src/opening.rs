@@ -3,7 +3,7 @@
 //! A service whose hypervisor is missing at its start stays up, says why at every look, and goes to work
 //! as soon as it is there.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -96,6 +96,10 @@ impl Hypervisor for Opening {
 
     async fn console(&self, name: &WorkerName, follow: bool) -> Result<Console> {
         self.inner().await?.console(name, follow).await
+    }
+
+    async fn given_addresses(&self, name: &WorkerName) -> Result<Vec<IpAddr>> {
+        self.inner().await?.given_addresses(name).await
     }
 
     async fn guest(&self, name: &WorkerName) -> Result<Arc<dyn Guest>> {

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
 use runner_core::{
-    Clock, EventLog, Forge, ForgeName, ProfileName, Status,
+    Clock, Error, EventLog, Forge, ForgeName, ProfileName, Result, Secret, Status,
     event::What,
     plan::{Sight, Subject},
 };
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::{config::Config, guests::Contact};
 
 /// Forges elsewhere, by the names that profiles call them.
 pub type Remotes = BTreeMap<ForgeName, Remote>;
@@ -38,10 +38,63 @@ pub struct Delivered {
     pub said: String,
 }
 
+/// What a workflow says of itself. None of it is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What it made up to identify its reservation.
+    pub unique_id: String,
+    /// The repository that it runs in.
+    pub repository: String,
+    /// The workflow run.
+    pub run: u64,
+}
+
+/// What a workflow has proven to be allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    /// Which kind of worker, if it says.
+    pub profile: Option<ProfileName>,
+    /// How many.
+    pub count: u32,
+}
+
+/// Why nothing is proven, in words that may be told to whoever asked.
+#[derive(Debug)]
+pub enum NotProven {
+    /// What it says cannot be.
+    Malformed(String),
+    /// It is not so, or not allowed.
+    Refused(String),
+    /// It wants more than it may have at one time.
+    TooMany(String),
+    /// It cannot be found out for now.
+    Failed(Error),
+}
+
+/// When a machine tells of its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Before its first step.
+    Started,
+    /// After its last.
+    Completed,
+}
+
+/// What a machine told of its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobTold {
+    /// The job in words.
+    pub job: String,
+    /// Why it may not run, if it may not.
+    pub refused: Option<String>,
+    /// What the machine is answered.
+    pub answer: String,
+}
+
 /// What the service asks of a forge elsewhere.
 ///
 /// # Contract
-/// All but [`stop`](Self::stop) answer from memory, at once, and never panic, whatever comes.
+/// All but [`prove`](Self::prove) and [`stop`](Self::stop) answer from memory, at once, and never panic, whatever comes.
 #[async_trait]
 pub trait Outside: Send + Sync + 'static {
     /// Whether it takes deliveries of a webhook.
@@ -49,6 +102,36 @@ pub trait Outside: Send + Sync + 'static {
 
     /// Takes in a delivery: its headers and its body, byte for byte.
     fn deliver(&self, headers: &HeaderMap, body: &[u8]) -> Delivered;
+
+    /// What a machine is to be told that runs a runner with this secret, and may ask at `contact`.
+    ///
+    /// # Errors
+    /// `Invalid` for what a machine could not read.
+    fn user_data(
+        &self,
+        profile: &ProfileName,
+        secret: &Secret<String>,
+        contact: &Contact,
+    ) -> Result<Secret<String>>;
+
+    /// Takes in what a machine of this profile tells of its job, and judges one that is about to begin.
+    ///
+    /// # Errors
+    /// `Invalid` for what cannot be read, `Unsupported` where machines have nothing to tell.
+    fn job_told(&self, profile: &ProfileName, moment: Moment, report: &[u8]) -> Result<JobTold>;
+
+    /// Asks the forge whether a workflow is what it says, and what it may have, by an artifact that only it can
+    /// have uploaded. Good once. `held` is how many workers its repository has already.
+    ///
+    /// # Errors
+    /// Why nothing is proven.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any moment; the proof may be used up then.
+    async fn prove(&self, claim: &Claim, held: u32) -> std::result::Result<Proven, NotProven> {
+        let _ = (claim, held);
+        Err(NotProven::Refused("this forge knows no proofs".to_owned()))
+    }
 
     /// The forge in numbers.
     fn figures(&self) -> Figures;
@@ -121,15 +204,21 @@ pub async fn stop(remotes: &Remotes) {
     }
 }
 
-/// A forge elsewhere in numbers.
+/// A forge elsewhere in numbers and words.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figures {
-    /// Whether it can be used at the moment.
-    pub well: bool,
-    /// Who tells what waits: which way, for which profile if for one, and whether it can be relied upon.
-    pub sources: Vec<(&'static str, Option<ProfileName>, bool)>,
-    /// Who is asked for each profile at the moment, if anybody could be.
-    pub active: BTreeMap<ProfileName, Option<&'static str>>,
+    /// What of it the runners belong to, for people.
+    pub place: String,
+    /// Why it cannot be used at the moment, if it cannot.
+    pub ill: Option<Ill>,
+    /// Who tells what waits.
+    pub sources: Vec<SourceFigures>,
+    /// Who is asked for each profile.
+    pub asked: BTreeMap<ProfileName, Asked>,
+    /// What it said of itself lately, oldest first.
+    pub notes: Vec<Note>,
+    /// The runner programs in the images of profiles, where that is known.
+    pub programs: BTreeMap<ProfileName, Program>,
     /// Profiles whose runners died before they came online: how many in a row.
     pub failures: BTreeMap<ProfileName, u32>,
     /// Registrations that share their name with another.
@@ -138,6 +227,64 @@ pub struct Figures {
     pub budget: Option<BudgetFigures>,
     /// What came by webhook, where there is one.
     pub deliveries: Option<DeliveryFigures>,
+}
+
+/// Something that cannot be relied upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ill {
+    /// Since when, where that is known.
+    pub since: Option<Timestamp>,
+    /// Why, in words for the operator.
+    pub reason: String,
+}
+
+/// One way of knowing what waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFigures {
+    /// Which.
+    pub kind: &'static str,
+    /// The only profile it speaks of, where there is one.
+    pub profile: Option<ProfileName>,
+    /// Why it cannot be relied upon, if it cannot.
+    pub ill: Option<Ill>,
+}
+
+/// Who is asked what waits for a profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Whom the configuration names, the best first.
+    pub order: Vec<&'static str>,
+    /// Who it is at the moment, if anybody could be.
+    pub now: Option<&'static str>,
+}
+
+impl Asked {
+    /// Whether the best cannot be relied upon, and another has taken over.
+    pub fn failed_over(&self) -> bool {
+        self.order.first().copied() != self.now
+    }
+}
+
+/// Something that an operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// When.
+    pub at: Timestamp,
+    /// The sentence.
+    pub text: String,
+}
+
+/// The forge's runner program in an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its version.
+    pub version: String,
+    /// The newest that the forge offers, if it told.
+    pub newest: Option<String>,
+    /// From when on the forge may refuse it, once there is a newer one.
+    pub refused_from: Option<Timestamp>,
+    /// What to do about it, once it is time to.
+    pub warning: Option<String>,
 }
 
 /// What was spent of a forge's limits, and what is left.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use poem::EndpointExt;
 use runner_core::{
     Clock, EventLog, Forge, OwnerId, Pool, PoolParts, Status, Store, error::chain,
     local::LocalQueue,
@@ -17,13 +18,15 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     compose::{self, Backends},
-    config::{Config, local_forge},
+    config::{Config, HttpConfig, local_forge},
     data_dir::{self, DataDir},
-    http::{self, Door, Shared},
+    guests::{Desk, Guests, Handing},
+    http::{self, Door, Shared, guest},
     metrics::{Metrics, Sources, otlp},
     open_files,
     reload::{ConfigState, Edit, Hangup, Reload, Source},
     remote::{self, Remotes},
+    seal::Seal,
     shells::Shells,
     systemd,
     token::{Token, TokenSource},
@@ -55,6 +58,7 @@ pub struct Service {
     statuses: watch::Receiver<Arc<Status>>,
     store: Store,
     remotes: Remotes,
+    desk: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     _counting: AbortOnDropHandle<()>,
     _attending: AbortOnDropHandle<()>,
     exporting: Option<JoinHandle<()>>,
@@ -116,8 +120,29 @@ impl Service {
         let forge = metrics.forge(&local_forge(), forge);
         let mut forges = BTreeMap::from([(local_forge(), forge)]);
         let remotes = backends.forges;
+        let told = watch::channel(Arc::new(ConfigState::new(config))).0;
+        let seal = Seal::open(data.path())?;
+        let desk = match &config.guests {
+            Some(section) => {
+                let listener = listen_for_machines(section.listen).await?;
+                let address = listener.local_addr().context("could not tell the address")?;
+                let url = section.url.clone().unwrap_or_else(|| format!("http://{address}"));
+                let (state, owner) = (told.subscribe(), owner.clone());
+                let data = data.path().to_owned();
+                let desk = Desk::open(section.clone(), url, data, owner, seal.clone(), state)?;
+                Some((desk, listener, address))
+            }
+            None => None,
+        };
         for (name, remote) in &remotes {
-            forges.insert(name.clone(), metrics.forge(name, remote.forge.clone()));
+            let forge = metrics.forge(name, remote.forge.clone());
+            let forge = match &desk {
+                Some((desk, ..)) => {
+                    Arc::new(Handing::new(forge, remote.outside.clone(), desk.clone()))
+                }
+                None => forge,
+            };
+            forges.insert(name.clone(), forge);
         }
         let hypervisor = metrics.hypervisor(backends.hypervisor);
         let pool = Pool::start(PoolParts {
@@ -135,7 +160,6 @@ impl Service {
         let pool = Arc::new(pool);
         let stop = CancellationToken::new();
         let streams = Arc::new(Semaphore::new(config.http.max_streams.min(Semaphore::MAX_PERMITS)));
-        let told = watch::channel(Arc::new(ConfigState::new(config))).0;
         let shown = watch::channel(remote::with_troubles(&remotes, pool.status())).0;
         let counting = metrics.begin(Sources {
             status: shown.subscribe(),
@@ -151,6 +175,33 @@ impl Service {
         });
         let shells = Shells::new(hypervisor.clone(), events.clone(), config.shell_idle);
         tokio::spawn(stop.clone().run_until_cancelled_owned(shells.clone().adopt(pool.statuses())));
+        let desk = match desk {
+            Some((desk, listener, address)) => {
+                let guests = Guests::new(desk, hypervisor.clone(), pool.statuses(), store.clone());
+                // Machines speak plain HTTP: whatever could vouch for this service is not known to them.
+                let plain = HttpConfig { tls: None, ..config.http.clone() };
+                let server = http::Server::new(listener, &plain)?;
+                let files = config.servo.as_ref().map(guest::Files::of).unwrap_or_default();
+                let hooks = guest::Hooks::new(
+                    remotes.clone(),
+                    told.subscribe(),
+                    pool.statuses(),
+                    events.clone(),
+                    clock,
+                );
+                let routes = guest::routes(guests.clone(), files, &plain).data(hooks);
+                let serving = server.run(routes, stop.clone());
+                let served = async move {
+                    let (served, ()) = tokio::join!(serving, guests.attend());
+                    if let Err(error) = served {
+                        tracing::error!(%error, "Machines are not served any more.");
+                    }
+                };
+                tracing::info!("machines are served on http://{address}");
+                Some((address, AbortOnDropHandle::new(tokio::spawn(served))))
+            }
+            None => None,
+        };
         let shared = Shared::new(http::Parts {
             queue,
             events,
@@ -165,12 +216,13 @@ impl Service {
             max_streams: config.http.max_streams,
             streams,
             stop: stop.clone(),
+            servo: config.servo.clone().map(|servo| (servo, seal)),
         });
         let statuses = shown.subscribe();
         let attending =
             remote::attend(remotes.clone(), pool.statuses(), pool.events().clone(), clock, shown);
         let attending = AbortOnDropHandle::new(tokio::spawn(attending));
-        let routes = http::routes(shared, Door::new(&config.http, tokens));
+        let routes = http::routes(shared, Door::new(config, tokens));
         let http = tokio::spawn(server.run(routes, stop.clone()));
         let exporting = export(metrics.clone(), &stop);
         Ok(Self {
@@ -184,6 +236,7 @@ impl Service {
             statuses,
             store,
             remotes,
+            desk,
             _counting: counting,
             _attending: attending,
             exporting,
@@ -193,6 +246,11 @@ impl Service {
     /// Where it is answered.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where machines are served, if they are.
+    pub fn guests_address(&self) -> Option<SocketAddr> {
+        self.desk.as_ref().map(|(address, _)| *address)
     }
 
     /// What is counted.
@@ -352,6 +410,16 @@ async fn listen(
         format!(
             "could not listen on {address}; stop what listens there, \
              or choose another address with --listen"
+        )
+    })
+}
+
+async fn listen_for_machines(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| {
+        format!(
+            "could not listen on {address} for machines; stop what listens there, \
+             or choose another address as listen in [guests]"
         )
     })
 }

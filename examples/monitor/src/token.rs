@@ -69,6 +69,17 @@ impl Token {
         Ok((made, TokenSource::Generated(file.to_owned())))
     }
 
+    /// The token in `file`, which is made when missing.
+    ///
+    /// # Errors
+    /// As [`of_server`](Self::of_server).
+    pub fn kept_in(file: &Path) -> anyhow::Result<Self> {
+        match Self::from_file(file)? {
+            Some(token) => Ok(token),
+            None => Self::generate(file),
+        }
+    }
+
     /// The token that systemd gave to this service as the credential `api-token`, if it did.
     ///
     /// # Errors

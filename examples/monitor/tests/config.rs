@@ -105,7 +105,7 @@ fn gitlab_is_as_it_says(full: &Config) {
     let brief = parse(text).unwrap().gitlabs.remove(0);
     let [gitlab] = &full.gitlabs[..] else { panic!("one GitLab") };
     assert_eq!((gitlab.limits, &gitlab.builds_dir), (brief.limits, &brief.builds_dir));
-    assert_eq!(gitlab.allow_http, brief.allow_http);
+    assert_eq!((gitlab.allow_http, gitlab.run_single), (brief.allow_http, brief.run_single));
     let of = |gitlab: &GitlabConfig| gitlab.administration.clone().unwrap();
     assert_eq!(
         (of(gitlab).place, of(&brief).place),
@@ -470,6 +470,27 @@ fn every_mistake_about_gitlab_is_named_with_the_way_out() {
         ("TOKENjob_wait = \"0s\"\n", "", &[":6:", "gitlab[0].job_wait", "default is 3600s"]),
         ("TOKENtrace_limit = \"0B\"\n", "", &[":6:", "gitlab[0].trace_limit", "above zero"]),
         ("TOKENbuilds_dir = \"work\"\n", "", &[":6:", "gitlab[0].builds_dir", "absolute"]),
+        ("run_single = true\n", "", &[":4:", "gitlab[0].run_single", "token ="]),
+        (
+            "TOKENrun_single = true\nallow = { users = [\"ada\"] }\n",
+            "",
+            &[":6:", "gitlab[0].run_single", "remove deny and allow"],
+        ),
+        (
+            "TOKENrun_single = true\nimages = [{ image = \"a\", profile = \"micro\" }]\n",
+            "",
+            &[":6:", "gitlab[0].run_single", "remove images"],
+        ),
+        (
+            "TOKENrun_single = true\n",
+            "deny = { users = [\"eve\"] }\n",
+            &[":12:", "profile[0].deny", "remove deny"],
+        ),
+        (
+            "TOKENrun_single = true\n",
+            "runner_token = { file = \"t\" }\n",
+            &[":12:", "profile[0].runner_token", "taken in the machine"],
+        ),
         ("TOKENtags = [\"x\"]\n", "", &[":6:", "unknown field `tags`"]),
         ("TOKENallow = {}\n", "", &[":6:", "gitlab[0].allow", "projects_in_groups"]),
         (

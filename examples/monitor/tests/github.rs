@@ -3,7 +3,7 @@
 
 mod real;
 
-use std::{fs, sync::Arc};
+use std::{fs, net::TcpListener, sync::Arc};
 
 use fake_github::{
     Conclusion, FakeGitHub, Fault, FaultRule, JobRequest, JobStatus, JobView, Scope, WebhookFaults,
@@ -20,6 +20,16 @@ const WEBHOOK_SECRET: &str = "planted-webhook-secret-77ab";
 /// Where the deliveries go.
 const PATH: &str = "/api/v2/forges/github/webhook";
 
+/// In `[[github]]`.
+const ASKING: &str = "repositories = [\"acme/widgets\"]\npoll_every = \"500ms\"";
+
+/// In the address where runners are registered; and where a scale set's are.
+const MINT: &str = "/generate-jitconfig";
+const MINT_OF_SET: &str = "/generatejitconfig";
+
+/// What the names of somebody else's runners begin with.
+const ELSEWHERE: &str = "elsewhere-";
+
 /// A GitHub with the organisation `acme`, and a service that runs the jobs of `acme/widgets`.
 struct World {
     github: Arc<FakeGitHub>,
@@ -33,6 +43,11 @@ struct World {
 impl World {
     /// With these lines in `[[github]]`, and these in the profile.
     fn new(github: &str, profile: &str) -> Option<Self> {
+        Self::with("", github, profile)
+    }
+
+    /// With these sections beside them.
+    fn with(sections: &str, github: &str, profile: &str) -> Option<Self> {
         let mut monitor = Monitor::new()?;
         let runtime = Runtime::new().unwrap();
         let fake = runtime.block_on(FakeGitHub::builder().ghes().start()).unwrap();
@@ -47,7 +62,7 @@ impl World {
         let sha256 = runner_archive(&dir.join("runner.tar"), &server, &gate);
         let url = fake.web_url();
         let section = format!(
-            "[[github]]\nname = \"github\"\nurl = \"{url}/acme\"\ntoken = {{ file = \"token\" }}\n\
+            "{sections}[[github]]\nname = \"github\"\nurl = \"{url}/acme\"\ntoken = {{ file = \"token\" }}\n\
              list_every = \"250ms\"\nlist_quietly_every = \"1s\"\n{github}\n[[profile]]\n\
              forge = \"github\"\n{profile}\n"
         );
@@ -83,7 +98,16 @@ impl World {
     }
 
     fn asking(profile: &str) -> Option<Self> {
-        Self::new("repositories = [\"acme/widgets\"]\npoll_every = \"500ms\"", profile)
+        Self::new(ASKING, profile)
+    }
+
+    /// Asking, with machines that ask before their jobs begin whether these rules let them.
+    fn judging(rules: &str) -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // As QEMU's network calls the host.
+        let guests =
+            format!("[guests]\nlisten = \"127.0.0.1:{port}\"\nurl = \"http://10.0.2.2:{port}\"\n");
+        Self::with(&guests, ASKING, rules)
     }
 
     fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
@@ -152,9 +176,10 @@ impl World {
         });
     }
 
-    /// The names of the runners that GitHub has.
+    /// The names of the runners that GitHub has, but for somebody else's.
     fn registered(&self) -> Vec<String> {
-        sorted(self.github.runners().into_iter().map(|runner| runner.name).collect())
+        let names = self.github.runners().into_iter().map(|runner| runner.name);
+        sorted(names.filter(|name| !name.starts_with(ELSEWHERE)).collect())
     }
 
     /// One job from its first delivery to its last trace.
@@ -182,11 +207,10 @@ impl World {
         }
     }
 
-    /// How the calls of this kind were answered; `path` begins with a star.
-    fn answers(&self, method: &str, path: &str) -> Vec<Option<u16>> {
+    /// How the calls of this kind were answered.
+    fn answers(&self, method: &str, what: &str) -> Vec<Option<u16>> {
         let calls = self.github.calls();
-        let such = |path_of: &str| path_of.ends_with(path.trim_start_matches('*'));
-        let such = calls.iter().filter(|call| call.method == method && such(&call.path));
+        let such = calls.iter().filter(|call| call.method == method && call.path.contains(what));
         such.map(|call| call.status).collect()
     }
 
@@ -201,34 +225,152 @@ fn fault(fault: Fault, method: &str, path: &str) -> FaultRule {
     FaultRule::once(fault).method(method).path(path)
 }
 
-const MINT: &str = "*/actions/runners/generate-jitconfig";
-
 #[test]
-fn a_delivery_boots_a_machine_that_takes_its_job_and_is_gone() {
+fn a_delivery_boots_a_machine_whatever_fails_on_the_way() {
     let Some(world) = World::hearing("sources = [\"webhook\", \"poll\"]") else { return };
     assert_eq!(world.registered(), [] as [&str; 0]);
-    world.life("micro");
-    // The next one is as good.
-    world.life("micro");
+    world.weathers("micro", MINT);
     let heard = "monitor_webhook_deliveries_total{forge=\"github\",outcome=\"accepted\"}";
-    assert!(world.metric(heard) >= Some(6.0), "{:?}", world.metric(heard));
+    assert!(world.metric(heard) >= Some(9.0), "{:?}", world.metric(heard));
     world.leaves_nothing();
 }
 
 #[test]
-fn asking_finds_a_job_just_as_well() {
+fn asking_finds_a_job_just_as_well_whatever_fails_on_the_way() {
     let Some(world) = World::asking("") else { return };
-    world.life("micro");
+    world.weathers("micro", MINT);
     world.leaves_nothing();
 }
 
 #[test]
-fn a_scale_set_has_its_jobs_run_by_runners_of_its_own() {
+fn a_scale_set_has_its_jobs_run_by_runners_of_its_own_whatever_fails_on_the_way() {
     let profile = "sources = [\"scale-set\"]\nscale_set = \"linux-set\"";
     let Some(world) = World::new("", profile) else { return };
     world.until("the session is open", |world| world.relies_on("scale-set"));
-    world.life("linux-set");
+    world.weathers("linux-set", MINT_OF_SET);
     world.leaves_nothing();
+}
+
+impl World {
+    /// Jobs for this label, while GitHub fails in one way after the other. `mint` is in the address where their
+    /// runners are registered.
+    fn weathers(&self, label: &str, mint: &str) {
+        let path = format!("*{mint}*");
+        // The answer to a registration is lost: it becomes no ghost.
+        self.github.fault(fault(Fault::LostReply, "POST", &path));
+        self.life(label);
+        assert_eq!(self.answers("POST", mint)[..2], [None, Some(201)]);
+        // Its name is taken.
+        let taken = Fault::Status { status: 409, retry_after: None, message: None };
+        self.github.fault(fault(taken, "POST", &path));
+        self.life(label);
+        assert!(self.answers("POST", mint).contains(&Some(409)));
+
+        let job = self.queue_for(label);
+        let worker = self.begun(job);
+        // The second page of the list fails: whoever is on it is not gone.
+        for number in 0..101 {
+            self.foreign(number);
+        }
+        let broken = Fault::Status { status: 502, retry_after: None, message: None };
+        self.github.fault(FaultRule::always(broken).path("*/actions/runners?*page=2*"));
+        self.until("it is blind and says why", |world| {
+            world.blind().is_some_and(|why| why.contains("502"))
+        });
+        self.runs_on(job, &worker);
+        self.github.clear_faults();
+        self.until("it sees again", |world| world.blind().is_none());
+        // The token ends, and is swapped by editing its file after the job.
+        self.github.revoke(&self.token);
+        self.until("it is blind, and says what is needed", |world| {
+            world.blind().is_some_and(|why| why.contains("Self-hosted runners: read and write"))
+        });
+        self.ends_unseen(job);
+        let token = self.github.classic_token("mona", &["repo", "admin:org"]);
+        fs::write(self.monitor.dir.path().join("token"), token).unwrap();
+        self.until("it sees again", |world| world.blind().is_none());
+        self.gone(&worker);
+
+        // GitHub is down from a job's first step to its last. What its machine talks to is up: the runner
+        // program has a connection of its own.
+        let job = self.queue_for(label);
+        let worker = self.begun(job);
+        for path in ["/orgs/*", "/repos/*", "*/_apis/*"] {
+            self.github.fault(FaultRule::always(Fault::Reset).path(path));
+        }
+        self.until("it is blind", |world| world.blind().is_some());
+        self.runs_on(job, &worker);
+        self.ends_unseen(job);
+        self.github.clear_faults();
+        self.until("it sees again", |world| world.blind().is_none());
+        self.gone(&worker);
+        // And all is as before.
+        self.life(label);
+    }
+
+    /// Nobody has touched the job's machine.
+    fn runs_on(&self, job: i64, worker: &str) {
+        assert_eq!(self.monitor.directories(), [worker]);
+        assert_eq!(self.job(job).status, JobStatus::InProgress);
+    }
+
+    /// Lets the job end while nothing can be seen.
+    fn ends_unseen(&self, job: i64) {
+        self.gate.set(true);
+        self.until("the job ends", |world| world.job(job).status == JobStatus::Completed);
+        self.gate.set(false);
+        assert_eq!(self.job(job).conclusion, Some(Conclusion::Success));
+    }
+}
+
+#[test]
+fn a_job_that_may_not_run_is_refused_before_its_first_step_and_says_why() {
+    let rules = "allow = { projects = [\"acme/widgets\"] }\ndeny = { users = [\"eve\"] }";
+    let Some(world) = World::judging(rules) else { return };
+    let job = world.queue();
+    let worker = world.begun(job);
+    world.monitor.event(&[&worker, "its machine begins job", "\"acme/widgets\"", "actor \"mona\""]);
+    // Beside it, one that may not.
+    world.refuses("eve");
+    assert_eq!(world.monitor.workers("busy"), [&*worker]);
+    world.ends(job, &worker);
+    world.monitor.event(&[&worker, "its machine has ended job"]);
+    // Whom it concerns next is a matter of an edit.
+    let file = world.monitor.dir.path().join("monitor.toml");
+    fs::write(&file, world.monitor.config.replace("\"eve\"", "\"mona\"")).unwrap();
+    world.monitor.event(&["the configuration was taken", "profile micro: who may use it"]);
+    world.refuses("mona");
+    fs::write(&file, &world.monitor.config).unwrap();
+    world.monitor.eventually("the edit is taken back", || {
+        let events = world.monitor.events();
+        (events.iter().filter(|text| text.contains("who may use it")).count() == 2).then_some(())
+    });
+    world.life("micro");
+    world.leaves_nothing();
+}
+
+impl World {
+    /// Someone's job is refused: in its log, in the event log, and when asked why.
+    fn refuses(&self, actor: &str) {
+        let mut request = JobRequest::new("acme/widgets", ["micro"]);
+        request.actor = actor.to_owned();
+        let job = self.github.enqueue(request).unwrap().id;
+        self.until("the job is over", |world| world.job(job).status == JobStatus::Completed);
+        let over = self.job(job);
+        assert_eq!(over.conclusion, Some(Conclusion::Failure));
+        let runner = over.runner.unwrap();
+        let (worker, _owner) = runner.split_once('_').unwrap();
+        let why = format!("the profile's rules deny user {actor:?}");
+        self.monitor.event(&[worker, "was refused", &why]);
+        self.gone(worker);
+        let told = self.monitor.get(&format!("/api/v2/workers/{worker}/explain")).unwrap();
+        let lines = told["lines"].as_array().unwrap();
+        let says = lines.iter().any(|line| line["text"].as_str().unwrap().contains(&why));
+        assert!(says, "{told:#}");
+        let flight = self.monitor.get(&format!("/api/v2/flights/{worker}")).unwrap();
+        let console = flight["console"].as_str().unwrap();
+        assert!(console.contains("This job is refused:") && console.contains(&why), "{console}");
+    }
 }
 
 #[test]
@@ -252,61 +394,6 @@ fn a_machine_is_ready_before_the_job_and_the_next_one_after_it() {
     calls.retain(|call| call.method == "DELETE" && call.status != Some(404));
     let answers: Vec<_> = calls.iter().map(|call| call.status).collect();
     assert_eq!(answers, [Some(422), Some(204)]);
-}
-
-#[test]
-fn a_registration_whose_answer_was_lost_or_whose_name_is_taken_becomes_no_ghost() {
-    let Some(world) = World::asking("") else { return };
-    world.github.fault(fault(Fault::LostReply, "POST", MINT));
-    world.life("micro");
-    assert_eq!(world.answers("POST", MINT)[..2], [None, Some(201)]);
-    let taken = Fault::Status { status: 409, retry_after: None, message: None };
-    world.github.fault(fault(taken, "POST", MINT));
-    world.life("micro");
-    assert!(world.answers("POST", MINT).contains(&Some(409)));
-    world.leaves_nothing();
-}
-
-#[test]
-fn a_list_without_its_second_page_destroys_nothing() {
-    let Some(world) = World::asking("") else { return };
-    let job = world.queue();
-    let worker = world.begun(job);
-    for number in 0..101 {
-        world.foreign(number);
-    }
-    let broken = Fault::Status { status: 502, retry_after: None, message: None };
-    let rule = FaultRule::always(broken).path("*/actions/runners?*page=2*");
-    world.github.fault(rule);
-    world.until("it is blind and says why", |world| {
-        world.blind().is_some_and(|why| why.contains("502"))
-    });
-    assert_eq!(world.monitor.directories(), [&*worker]);
-    assert_eq!(world.job(job).status, JobStatus::InProgress);
-    world.github.clear_faults();
-    world.until("it sees again", |world| world.blind().is_none());
-    world.ends(job, &worker);
-    world.lawful();
-}
-
-#[test]
-fn a_token_that_ends_in_mid_job_is_swapped_by_editing_its_file() {
-    let Some(world) = World::asking("") else { return };
-    let job = world.queue();
-    let worker = world.begun(job);
-    world.github.revoke(&world.token);
-    world.until("it is blind, and says what is needed", |world| {
-        world.blind().is_some_and(|why| why.contains("Self-hosted runners: read and write"))
-    });
-    world.gate.set(true);
-    world.until("the job ends all the same", |world| world.job(job).status == JobStatus::Completed);
-    world.gate.set(false);
-    let token = world.github.classic_token("mona", &["repo", "admin:org"]);
-    fs::write(world.monitor.dir.path().join("token"), token).unwrap();
-    world.until("it sees again", |world| world.blind().is_none());
-    world.gone(&worker);
-    world.life("micro");
-    world.leaves_nothing();
 }
 
 #[test]
@@ -341,25 +428,6 @@ fn deliveries_in_reverse_and_five_times_over_make_one_machine_for_each_job() {
 }
 
 #[test]
-fn a_job_runs_from_its_first_step_to_its_last_while_github_is_down() {
-    let Some(world) = World::asking("") else { return };
-    let job = world.queue();
-    let worker = world.begun(job);
-    // What its machine talks to is up: the runner program has a connection of its own.
-    for path in ["/orgs/*", "/repos/*"] {
-        world.github.fault(FaultRule::always(Fault::Reset).path(path));
-    }
-    world.until("it is blind", |world| world.blind().is_some());
-    world.gate.set(true);
-    world.until("the job ends", |world| world.job(job).status == JobStatus::Completed);
-    assert_eq!(world.job(job).conclusion, Some(Conclusion::Success));
-    world.github.clear_faults();
-    world.until("it sees again", |world| world.blind().is_none());
-    world.gone(&worker);
-    world.leaves_nothing();
-}
-
-#[test]
 fn a_job_outlives_kill_9_of_the_service() {
     let Some(mut world) = World::hearing("sources = [\"webhook\", \"poll\"]") else { return };
     let job = world.queue();
@@ -387,7 +455,7 @@ impl World {
     fn foreign(&self, number: u32) {
         let url = format!("{}/orgs/acme/actions/runners/generate-jitconfig", self.github.api_url());
         let body = serde_json::json!({
-            "name": format!("elsewhere-{number}"), "runner_group_id": 1, "labels": ["elsewhere"],
+            "name": format!("{ELSEWHERE}{number}"), "runner_group_id": 1, "labels": ["elsewhere"],
         });
         let client = reqwest::Client::builder().no_proxy().user_agent("a test").build().unwrap();
         let request = client.post(url).bearer_auth(&self.token).json(&body);

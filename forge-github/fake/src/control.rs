@@ -152,7 +152,7 @@ fn control(shared: &Shared, request: &Request, parts: &[&str]) -> Result<Reply, 
         }
         ("GET", ["jobs"]) => {
             let state = shared.look();
-            let jobs = state.jobs.values().map(|job| job.json(&state, &request.addresses));
+            let jobs = state.jobs.all().map(|job| job.json(&state, &request.addresses));
             done(jobs.collect())
         }
         ("POST", ["jobs", id, "complete"]) => {

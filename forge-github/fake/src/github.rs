@@ -3,6 +3,7 @@
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, lookup_host},
@@ -431,6 +432,20 @@ impl FakeGitHub {
         self.add_hook(Owner::Scope(scope.clone()), url, secret)
     }
 
+    /// Makes a webhook that is delivered in memory: `receive` gets headers and body, and says which status it
+    /// answers. It goes astray as others do, and works under a paused clock, which sockets do not. Returns its
+    /// number.
+    pub fn hook_in_memory(
+        &self,
+        scope: &Scope,
+        secret: &str,
+        receive: impl Fn(&HeaderMap, &[u8]) -> StatusCode + Send + Sync + 'static,
+    ) -> i64 {
+        let id = self.add_hook(Owner::Scope(scope.clone()), "https://in.memory/", secret);
+        self.shared.change(|state| state.receivers.insert(id, Arc::new(receive)));
+        id
+    }
+
     /// Sets the webhook of an App. Returns its number, which the API never says.
     pub fn app_hook(&self, app: &App, url: &str, secret: &str) -> i64 {
         self.add_hook(Owner::App(app.id), url, secret)
@@ -488,7 +503,7 @@ impl FakeGitHub {
     pub fn enqueue(&self, job: JobRequest) -> Result<JobView, Impossible> {
         self.shared.change(|state| {
             let (_, id) = state.enqueue(job)?;
-            Ok(state.jobs.get(&id).map(Job::view).ok_or_else(Refusal::not_found)?)
+            Ok(state.jobs.get(id).map(Job::view).ok_or_else(Refusal::not_found)?)
         })
     }
 
@@ -510,17 +525,30 @@ impl FakeGitHub {
 
     /// A job as it is.
     pub fn job(&self, id: i64) -> Option<JobView> {
-        self.shared.look().jobs.get(&id).map(Job::view)
+        self.shared.look().jobs.get(id).map(Job::view)
     }
 
     /// All jobs, the oldest first.
     pub fn jobs(&self) -> Vec<JobView> {
-        self.shared.look().jobs.values().map(Job::view).collect()
+        self.shared.look().jobs.all().map(Job::view).collect()
     }
 
     /// All runners of all scopes, the oldest first.
     pub fn runners(&self) -> Vec<RunnerView> {
         self.shared.look().runners.values().map(Runner::view).collect()
+    }
+
+    /// Registers another runner of the same name, which GitHub promises never to do. Returns its number.
+    ///
+    /// # Errors
+    /// When there is no such runner.
+    pub fn double(&self, runner: i64) -> Result<i64, Impossible> {
+        self.shared.change(|state| {
+            let twin = state.runners.get(&runner).cloned().ok_or_else(Refusal::not_found)?;
+            let id = state.next_id();
+            state.runners.insert(id, Runner { id, session: None, job: None, ..twin });
+            Ok(id)
+        })
     }
 
     /// Keeps files with a run, as an artifact. Returns its number.

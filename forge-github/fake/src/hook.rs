@@ -1,9 +1,13 @@
 //! Webhooks: who is told what, and what became of it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -20,8 +24,20 @@ use crate::{
 /// How long deliveries are kept, and can be had again.
 const KEPT: SignedDuration = SignedDuration::from_hours(3 * 24);
 
-const EXAMPLE: &str = include_str!("../contract/webhooks/workflow_job.completed.1.json");
-const WAITING_EXAMPLE: &str = include_str!("../contract/webhooks/workflow_job.waiting.1.json");
+/// How many deliveries are kept at most. GitHub keeps all of three days; a long simulation has no room for that.
+const MOST_KEPT: usize = 5_000;
+
+static EXAMPLE: LazyLock<Value> =
+    LazyLock::new(|| read(include_str!("../contract/webhooks/workflow_job.completed.1.json")));
+static WAITING_EXAMPLE: LazyLock<Value> =
+    LazyLock::new(|| read(include_str!("../contract/webhooks/workflow_job.waiting.1.json")));
+
+fn read(example: &str) -> Value {
+    serde_json::from_str(example).expect("the example is JSON")
+}
+
+/// Takes deliveries in memory, and says which status it answers.
+pub(crate) type Receiver = Arc<dyn Fn(&HeaderMap, &[u8]) -> StatusCode + Send + Sync>;
 
 /// Whose hook it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -183,11 +199,14 @@ impl State {
     /// Tells everyone who wants to know how a job is.
     pub(crate) fn tell_of_job(&mut self, id: i64) {
         self.tell_scale_sets(id);
-        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(job) = self.jobs.get(id) else { return };
         let Some(repository) = self.repository_by_id(job.repository) else { return };
+        if !self.hooks.iter().any(|hook| hook.wants("workflow_job")) {
+            return;
+        }
         let action = job.status.name();
-        let example = if job.status == JobStatus::Waiting { WAITING_EXAMPLE } else { EXAMPLE };
-        let mut payload: Value = serde_json::from_str(example).expect("the example is JSON");
+        let waits = job.status == JobStatus::Waiting;
+        let mut payload = if waits { WAITING_EXAMPLE.clone() } else { EXAMPLE.clone() };
         payload["action"] = action.into();
         payload["workflow_job"] = job.json(self, &self.home);
         payload["workflow_job"]["started_at"] =
@@ -307,6 +326,11 @@ impl State {
         };
         self.outbox.push_back(delivery.id);
         self.deliveries.insert(delivery.id, delivery);
+        while self.deliveries.len() > MOST_KEPT
+            && self.deliveries.first_key_value().is_some_and(|(_, oldest)| oldest.outcome.is_some())
+        {
+            self.deliveries.pop_first();
+        }
     }
 
     fn target(&self, owner: &Owner) -> (&'static str, i64) {

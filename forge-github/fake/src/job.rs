@@ -326,7 +326,7 @@ pub(crate) fn workflow_id(repository: i64, name: &str) -> i64 {
 impl State {
     pub(crate) fn jobs_of(&self, run: i64, attempt: Option<i64>) -> impl Iterator<Item = &Job> {
         let of_attempt = move |job: &&Job| attempt.is_none_or(|attempt| job.attempt == attempt);
-        self.jobs.values().filter(move |job| job.run == run).filter(of_attempt)
+        self.jobs.of_run(run).filter(of_attempt)
     }
 
     /// A run of a repository.
@@ -361,10 +361,12 @@ impl State {
             Some(run) => (run, self.run(repository, run)?.attempt),
             None => {
                 let id = self.next_id();
-                let number = self.runs.values().filter(|run| run.repository == repository).count();
+                let mut before =
+                    self.runs.values().rev().filter(|run| run.repository == repository);
+                let number = before.next().map_or(0, |run| run.number);
                 let run = Run {
                     id,
-                    number: i64::try_from(number + 1).unwrap_or(i64::MAX),
+                    number: number + 1,
                     attempt: 1,
                     repository,
                     head_repository,
@@ -399,14 +401,14 @@ impl State {
             offered: None,
             assigned: None,
         };
-        self.jobs.insert(id, job);
+        self.jobs.add(job);
         self.tell_of_job(id);
         Ok((run, id))
     }
 
     /// Lets a job that waited for approval go on.
     pub(crate) fn approve(&mut self, id: i64) -> Result<(), Refusal> {
-        let job = self.jobs.get_mut(&id).ok_or_else(Refusal::not_found)?;
+        let job = self.jobs.get_mut(id).ok_or_else(Refusal::not_found)?;
         if job.status == JobStatus::Waiting {
             job.status = JobStatus::Queued;
             self.tell_of_job(id);
@@ -418,15 +420,14 @@ impl State {
     pub(crate) fn assign(&mut self, runner: i64) -> Option<i64> {
         let now = self.now();
         let taker = self.runners.get(&runner).filter(|runner| runner.job.is_none())?;
-        let fits = |job: &&Job| job.status == JobStatus::Queued && self.may_take(taker, job);
-        let id = self.jobs.values().find(fits)?.id;
+        let id = self.jobs.queued().find(|job| self.may_take(taker, job))?.id;
         let by = TakenBy {
             id: taker.id,
             name: taker.name.clone(),
             group: taker.group,
             group_name: self.group_name(&taker.scope, taker.group).to_owned(),
         };
-        let job = self.jobs.get_mut(&id)?;
+        let job = self.jobs.get_mut(id)?;
         job.status = JobStatus::InProgress;
         job.started = Some(now);
         job.runner = Some(by);
@@ -472,7 +473,7 @@ impl State {
     /// Ends a job, and with it the registration of the runner that took it.
     pub(crate) fn complete(&mut self, id: i64, conclusion: Conclusion) -> Result<(), Refusal> {
         let now = self.now();
-        let job = self.jobs.get_mut(&id).ok_or_else(Refusal::not_found)?;
+        let job = self.jobs.get_mut(id).ok_or_else(Refusal::not_found)?;
         if job.status == JobStatus::Completed {
             return Err(Refusal::conflict("The job is already completed"));
         }
@@ -480,6 +481,7 @@ impl State {
         job.conclusion = Some(conclusion);
         job.completed = Some(now);
         let (run, runner) = (job.run, job.runner.as_ref().map(|by| by.id));
+        self.jobs.close(id);
         if let Some(run) = self.runs.get_mut(&run) {
             run.updated = now;
         }
@@ -531,7 +533,7 @@ impl State {
                 assigned: None,
                 ..old
             };
-            self.jobs.insert(id, job);
+            self.jobs.add(job);
             self.tell_of_job(id);
         }
         Ok(())
@@ -551,7 +553,7 @@ impl State {
             }
             _ => None,
         };
-        let over: Vec<_> = self.jobs.values().filter_map(over).collect();
+        let over: Vec<_> = self.jobs.open().filter_map(over).collect();
         for (id, conclusion) in over {
             // It was not over a moment ago.
             let _ = self.complete(id, conclusion);

@@ -15,6 +15,7 @@ mod github;
 mod hook;
 mod ids;
 mod job;
+mod jobs;
 mod limits;
 mod page;
 mod program;

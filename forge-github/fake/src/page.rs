@@ -4,7 +4,10 @@ use http::header::LINK;
 use serde_json::{Map, Value};
 use url::form_urlencoded::Serializer;
 
-use crate::exchange::{Answer, Reply, Request};
+use crate::{
+    exchange::{Answer, Reply, Request},
+    hook::Delivery,
+};
 
 const DEFAULT: usize = 30;
 const MOST: usize = 100;
@@ -24,16 +27,16 @@ pub(crate) fn bare(request: &Request, items: Vec<Value>) -> Answer {
     linked(Reply::ok(items.into())?, link)
 }
 
-/// Deliveries, newest first: their pages have no numbers, because there are always new ones.
-pub(crate) fn by_cursor(request: &Request, items: Vec<Value>) -> Answer {
-    let size = size(request);
+/// Whether a delivery is on the page that a request asks for, or on a later one.
+pub(crate) fn from_cursor(request: &Request) -> impl Fn(&&Delivery) -> bool + use<> {
     let from = request.query("cursor").and_then(|cursor| cursor.parse::<i64>().ok());
-    let mut rest = items.into_iter().filter(|item| match from {
-        Some(from) => item["id"].as_i64() <= Some(from),
-        None => true,
-    });
-    let page: Vec<_> = rest.by_ref().take(size).collect();
-    let link = rest.next().map(|next| {
+    move |delivery| from.is_none_or(|from| delivery.id <= from)
+}
+
+/// Deliveries from the cursor on, newest first: their pages have no numbers, because there are always new ones.
+pub(crate) fn by_cursor(request: &Request, mut items: impl Iterator<Item = Value>) -> Answer {
+    let page: Vec<_> = items.by_ref().take(size(request)).collect();
+    let link = items.next().map(|next| {
         let cursor = next["id"].to_string();
         format!("<{}>; rel=\"next\"", address(request, "cursor", &cursor))
     });

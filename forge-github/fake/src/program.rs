@@ -99,7 +99,7 @@ impl State {
     }
 
     fn describe_job(&self, id: i64) -> Option<AssignedJob> {
-        let job = self.jobs.get(&id)?;
+        let job = self.jobs.get(id)?;
         let run = self.runs.get(&job.run)?;
         let repository = self.repository_by_id(job.repository)?.full_name();
         let branch = format!("refs/heads/{}", run.branch);
@@ -152,7 +152,7 @@ impl State {
             }
         }
         for id in failed {
-            let started = self.jobs.get(&id).filter(|job| job.status == JobStatus::InProgress);
+            let started = self.jobs.get(id).filter(|job| job.status == JobStatus::InProgress);
             let started = started.and_then(|job| job.started);
             if started.is_some_and(|started| now.duration_since(started) > SILENT_BUSY) {
                 // It was in progress a moment ago.

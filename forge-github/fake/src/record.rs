@@ -19,6 +19,8 @@ pub struct Call {
     pub status: Option<u16>,
     /// Whether it was charged to the caller's hourly quota.
     pub charged: bool,
+    /// Whether a fault befell it that was ordered.
+    pub fault: bool,
 }
 
 /// What GitHub's description does not allow.

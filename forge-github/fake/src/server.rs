@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     api::{self, Raw},
+    clock,
     contract::Contract,
     control,
     exchange::{Addresses, Content, Refusal, Reply},
@@ -193,6 +194,7 @@ async fn exchange(
             operation: operation.clone(),
             status,
             charged,
+            fault: fault.is_some(),
         };
         shared.change(|state| state.record.calls.push(call));
     };
@@ -317,6 +319,9 @@ fn finish(shared: &Shared, reply: Reply, fault: Option<Fault>) -> io::Result<Res
     if status != http::StatusCode::NO_CONTENT && status != http::StatusCode::NOT_MODIFIED {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
+    // By the clock that all else goes by, and not the host's.
+    let date = HeaderValue::try_from(clock::http_date(shared.clock.now()));
+    headers.insert(header::DATE, date.map_err(io::Error::other)?);
     let id = uuid::Uuid::new_v4().simple().to_string().to_uppercase();
     let id = format!("{}:{}:{}", &id[..4], &id[4..10], &id[10..16]);
     let text = |value: &str| HeaderValue::from_str(value).expect("hexadecimal digits");

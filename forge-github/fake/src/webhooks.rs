@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{HeaderName, HeaderValue, StatusCode};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    hook::{Delivery, Outcome},
+    hook::{Delivery, Outcome, Receiver},
     state::Shared,
 };
 
@@ -73,6 +74,8 @@ impl Weather {
 /// What is to be done with one delivery.
 struct Order {
     delivery: Delivery,
+    /// Who takes it, if not a server.
+    receiver: Option<Receiver>,
     insecure: bool,
     copies: usize,
     after: Option<Duration>,
@@ -136,13 +139,17 @@ fn next(shared: &Shared) -> Option<Order> {
         let copies = 1 + usize::from(state.weather.strikes(faults.duplicate));
         let late = state.weather.strikes(faults.delay);
         let after = late.then(|| Duration::from_millis(faults.delay_ms));
-        return Some(Order { delivery, insecure, copies, after });
+        let receiver = state.receivers.get(&delivery.hook).cloned();
+        return Some(Order { delivery, receiver, insecure, copies, after });
     }
 }
 
 async fn send(shared: &Shared, order: &Order) {
     for _ in 0..order.copies {
-        let outcome = post(&order.delivery, order.insecure).await;
+        let outcome = match &order.receiver {
+            Some(receiver) => hand_over(&order.delivery, receiver),
+            None => post(&order.delivery, order.insecure).await,
+        };
         shared.change(|state| {
             if let Ok(hook) = state.hook_mut(order.delivery.hook) {
                 hook.last_response = Some((outcome.code, outcome.status.clone()));
@@ -151,6 +158,22 @@ async fn send(shared: &Shared, order: &Order) {
                 delivery.outcome = Some(outcome);
             }
         });
+    }
+}
+
+fn hand_over(delivery: &Delivery, receiver: &Receiver) -> Outcome {
+    let headers = delivery.headers.iter().filter_map(|(name, value)| {
+        Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+    });
+    let status = receiver(&headers.collect(), &delivery.payload);
+    Outcome { code: status.as_u16(), status: words(status), seconds: 0.0, ..Outcome::timeout() }
+}
+
+/// What the log of deliveries says of an answer.
+fn words(status: StatusCode) -> String {
+    match status.is_success() {
+        true => "OK".to_owned(),
+        false => format!("Invalid HTTP Response: {}", status.as_u16()),
     }
 }
 
@@ -187,12 +210,7 @@ async fn try_post(delivery: &Delivery, insecure: bool) -> reqwest::Result<Outcom
     });
     let headers: BTreeMap<_, _> = headers.collect();
     let body = response.text().await?;
-    let text = if status.is_success() {
-        "OK".to_owned()
-    } else {
-        format!("Invalid HTTP Response: {}", status.as_u16())
-    };
-    Ok(Outcome { code: status.as_u16(), status: text, seconds: 0.0, headers, body })
+    Ok(Outcome { code: status.as_u16(), status: words(status), seconds: 0.0, headers, body })
 }
 
 impl Outcome {

@@ -134,7 +134,7 @@ impl Demand {
         self.sources.iter().find_map(|source| source.job_of(runner))
     }
 
-    /// Whether anybody knows for certain that a runner had its job, and that the job is over.
+    /// Whether anybody heard that a runner had its job, and that the job is over.
     pub fn is_over(&self, runner: &str) -> bool {
         self.sources.iter().any(|source| source.is_over(runner))
     }
@@ -381,7 +381,8 @@ impl Demand {
                 }
             }
             Ok(None) => {
-                self.learn(&over(waiting, repository, number));
+                self.sources.iter().for_each(|source| source.forget(number));
+                self.hint.hint();
                 "GitHub knows no such job any more".to_owned()
             }
             Err(error) => {
@@ -408,21 +409,6 @@ impl Demand {
             changes.next().await;
             self.hint.hint();
         }
-    }
-}
-
-/// A job that is gone, as one that is over.
-fn over(waiting: &Waiting, repository: &crate::RepositoryName, number: u64) -> JobFact {
-    JobFact {
-        number,
-        run: waiting.run.unwrap_or(0),
-        attempt: u32::MAX,
-        repository: repository.clone(),
-        title: waiting.title.clone(),
-        status: super::JobStatus::Completed,
-        labels: Vec::new(),
-        queued_at: waiting.job.queued_at,
-        runner: None,
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Inner, runner_id};
 use crate::{
+    budget::{Call, Cost, Priority},
     config::{GithubProfile, Registrar},
     demand::SourceKind,
     error::{ApiError, Explain, backend},
@@ -68,12 +69,16 @@ impl Inner {
 
     async fn attempt(&self, spec: &RunnerSpec, name: &str, doing: &str) -> Result<Attempt> {
         match self.registrar(spec) {
-            Some(registrar) => match registrar.mint(name).await {
-                Ok(Some(minted)) => Ok(Attempt::Done(minted)),
-                Ok(None) => Ok(Attempt::Taken),
-                Err(error @ Error::Backend { .. }) => Ok(Attempt::Lost(error)),
-                Err(error) => Err(error),
-            },
+            Some(registrar) => {
+                let call = Call { priority: Priority::Provision, cost: Cost::Mint };
+                let _turn = self.client.turn(call).await.explain(doing, &self.client)?;
+                match registrar.mint(name).await {
+                    Ok(Some(minted)) => Ok(Attempt::Done(minted)),
+                    Ok(None) => Ok(Attempt::Taken),
+                    Err(error @ Error::Backend { .. }) => Ok(Attempt::Lost(error)),
+                    Err(error) => Err(error),
+                }
+            }
             None => self.mint(spec, name, doing).await,
         }
     }

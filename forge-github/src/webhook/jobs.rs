@@ -1,4 +1,6 @@
 //! All jobs that deliveries told of. Each only ever moves forward; all together are bounded in number and age.
+//!
+//! Thousands of them are over, and every look asks: so what a look needs is found without seeing those.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -45,9 +47,17 @@ pub(super) struct Jobs {
     most: usize,
     all: HashMap<u64, Known>,
     /// The same, sorted by what goes first when there is no room: what is over, then what is oldest.
-    order: BTreeSet<(Priority, Timestamp, u64)>,
+    order: BTreeSet<Place>,
+    /// The last job of each runner whose job is over.
+    over: HashMap<String, u64>,
     forgotten: u64,
 }
+
+/// A job's place in the order.
+type Place = (Priority, Timestamp, u64);
+
+/// The first place of what is not over.
+const FIRST_LIVE: Place = (Priority::Live, Timestamp::MIN, 0);
 
 #[derive(Debug)]
 struct Known {
@@ -62,7 +72,7 @@ enum Priority {
 }
 
 impl Known {
-    fn order(&self) -> (Priority, Timestamp, u64) {
+    fn place(&self) -> Place {
         let over = self.fact.status == JobStatus::Completed;
         let priority = if over { Priority::Over } else { Priority::Live };
         (priority, self.heard_at, self.fact.number)
@@ -89,54 +99,70 @@ fn age(fact: &JobFact) -> impl Ord {
 impl Jobs {
     /// Room for `most` jobs, at least one.
     pub(super) fn new(most: usize) -> Self {
-        Self { most: most.max(1), all: HashMap::new(), order: BTreeSet::new(), forgotten: 0 }
+        Self {
+            most: most.max(1),
+            all: HashMap::new(),
+            order: BTreeSet::new(),
+            over: HashMap::new(),
+            forgotten: 0,
+        }
     }
 
     pub(super) fn observe(&mut self, fact: JobFact, now: Timestamp) -> Movement {
         let number = fact.number;
         let fresh = Known { fact, heard_at: now };
-        let movement = match self.all.get_mut(&number) {
+        let movement = match self.all.get(&number) {
             None if fresh.is_stale(now) => return Movement::TooOld,
-            None => {
-                self.order.insert(fresh.order());
-                self.all.insert(number, fresh);
-                Movement::New
-            }
-            Some(known) => {
-                if age(&fresh.fact) <= age(&known.fact) {
-                    return Movement::None;
-                }
-                self.order.remove(&known.order());
-                self.order.insert(fresh.order());
-                *known = fresh;
-                Movement::Forward
-            }
+            None => Movement::New,
+            Some(known) if age(&fresh.fact) <= age(&known.fact) => return Movement::None,
+            Some(_) => Movement::Forward,
         };
+        self.remove(number);
+        self.order.insert(fresh.place());
+        if let (JobStatus::Completed, Some(runner)) = (fresh.fact.status, &fresh.fact.runner) {
+            self.over.insert(runner.clone(), number);
+        }
+        self.all.insert(number, fresh);
         while self.all.len() > self.most
-            && let Some((priority, _, oldest)) = self.order.pop_first()
+            && let Some((priority, _, oldest)) = self.order.first().copied()
         {
-            self.all.remove(&oldest);
+            self.remove(oldest);
             // What is over is no loss.
             self.forgotten += u64::from(priority == Priority::Live);
         }
         movement
     }
 
-    /// Forgets what GitHub has given up, and what can no longer be repeated.
-    pub(super) fn expire(&mut self, now: Timestamp) {
-        let order = &mut self.order;
-        self.all.retain(|_, known| {
-            let stale = known.is_stale(now);
-            if stale {
-                order.remove(&known.order());
-            }
-            !stale
-        });
+    /// Forgets a job, as if it had never been heard of.
+    pub(super) fn remove(&mut self, number: u64) {
+        let Some(known) = self.all.remove(&number) else { return };
+        self.order.remove(&known.place());
+        if let Some(runner) = &known.fact.runner
+            && self.over.get(runner) == Some(&number)
+        {
+            self.over.remove(runner);
+        }
     }
 
-    /// Every job in this state, in no order.
+    /// Forgets what GitHub has given up, and what can no longer be repeated.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        let is_stale = |number: &u64| self.all.get(number).is_some_and(|job| job.is_stale(now));
+        // What is over becomes stale in its order.
+        let over = self.order.range(..FIRST_LIVE).map(|place| place.2).take_while(is_stale);
+        let live = self.order.range(FIRST_LIVE..).map(|place| place.2).filter(is_stale);
+        let stale: Vec<u64> = over.chain(live).collect();
+        stale.into_iter().for_each(|number| self.remove(number));
+    }
+
+    /// Every job in this state, which is not to be over; the one heard of first is first.
     pub(super) fn in_state(&self, status: JobStatus) -> impl Iterator<Item = &JobFact> {
-        self.all.values().map(|known| &known.fact).filter(move |fact| fact.status == status)
+        let live = self.order.range(FIRST_LIVE..).filter_map(|place| self.all.get(&place.2));
+        live.map(|known| &known.fact).filter(move |fact| fact.status == status)
+    }
+
+    /// Whether a job of this runner is over.
+    pub(super) fn is_over(&self, runner: &str) -> bool {
+        self.over.contains_key(runner)
     }
 
     /// How many live jobs there was no room for.
@@ -147,6 +173,7 @@ impl Jobs {
     #[cfg(test)]
     fn numbers(&self) -> BTreeSet<u64> {
         assert_eq!(self.all.len(), self.order.len());
+        assert!(self.over.values().all(|number| self.all.contains_key(number)));
         self.all.keys().copied().collect()
     }
 }
@@ -216,6 +243,27 @@ mod tests {
         assert_eq!(jobs.numbers(), [2].into());
         jobs.expire(START + LONGEST_RUN + Duration::from_secs(1));
         assert_eq!(jobs.numbers(), [].into());
+    }
+
+    #[test]
+    fn a_runner_is_over_with_its_job_and_until_that_is_forgotten() {
+        let mut jobs = Jobs::new(2);
+        let of = |number, attempt, status, runner: &str| JobFact {
+            attempt,
+            runner: Some(runner.to_owned()),
+            ..fact(number, status)
+        };
+        jobs.observe(of(1, 1, JobStatus::InProgress, "a-1"), START);
+        assert!(!jobs.is_over("a-1"));
+        jobs.observe(of(1, 1, JobStatus::Completed, "a-1"), START);
+        assert!(jobs.is_over("a-1"));
+        // A later attempt of the same job says nothing about a runner that had an earlier one.
+        jobs.observe(of(1, 2, JobStatus::InProgress, "a-2"), START);
+        assert!(!jobs.is_over("a-1") && !jobs.is_over("a-2"));
+        jobs.observe(of(2, 1, JobStatus::Completed, "a-3"), START);
+        jobs.observe(fact(3, JobStatus::Queued), START);
+        assert!(!jobs.is_over("a-3"), "there was no room for it");
+        assert_eq!(jobs.numbers(), [1, 3].into());
     }
 
     #[test]

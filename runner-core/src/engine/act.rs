@@ -7,9 +7,20 @@ use crate::recorder::Case;
 
 impl Engine {
     pub(super) fn plan_and_act(&mut self) {
-        let observed = self.observe();
+        let mut observed = self.observe();
         let now = self.now();
         self.say_phases(&observed, now);
+        // Once as a rule: whoever was served does not wait any more.
+        for _ in 0..3 {
+            if !self.serve_queue(&observed, now) {
+                break;
+            }
+            observed = self.observe();
+            self.say_phases(&observed, now);
+        }
+        observed.needs = self.queue.needs();
+        let again = self.queue.asked_again(&observed);
+        observed.ended = again.into_iter().map(|ended| ended.reservation.id).collect();
         self.end_wishes(&observed, now);
         let plan = plan::plan(&observed, &self.desired, now);
         self.claim(&plan.claims);
@@ -27,7 +38,8 @@ impl Engine {
         self.drives.abort_matching(|worker| !observed.workers.contains_key(worker));
         self.held = plan.held;
         self.allotted = plan.allotted;
-        self.wake = self.next_wake(&observed, now);
+        self.wake = self.next_wake(now);
+        self.after_plan(&observed, now);
         self.publish_status(&observed, now);
         if self.desired.draining && self.is_empty(&observed) {
             for drained in self.drained.drain(..) {
@@ -42,10 +54,10 @@ impl Engine {
         seen && observed.workers.is_empty() && self.tasks.is_empty() && self.actions.is_empty()
     }
 
-    /// The end of the next wait that the plan depends on: a backoff, a timeout or a reservation.
-    pub(super) fn next_wake(&self, observed: &Observed, now: Timestamp) -> Option<Timestamp> {
+    /// The end of the next wait that the plan depends on: a backoff, a hold, a reservation or an entry.
+    pub(super) fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
         let backoffs = self.backoff.values().map(|backoff| backoff.not_before);
-        let reservations = observed.reservations.values().map(|reservation| reservation.until);
+        let reservations = self.queue.wakes();
         let holds = self.desired.holds.values().map(|hold| hold.until);
         let policy = self.desired.policy.iter().map(|policy| policy.until);
         backoffs.chain(reservations).chain(holds).chain(policy).filter(|at| *at > now).min()
@@ -77,7 +89,11 @@ impl Engine {
                 return;
             }
             Step::Release { reservation } => {
-                self.reservations.remove(reservation);
+                self.begin_release(reservation, &why);
+                (Flight::Touching, None)
+            }
+            Step::Dequeue { reservation } => {
+                self.begin_dequeue(reservation);
                 (Flight::Touching, None)
             }
             Step::EndOverride => {
@@ -273,7 +289,8 @@ async fn act(
             hands.mark(forge, runner, reservation).await
         }
         Step::Unmark { forge, runner, .. } => hands.unmark(forge, runner).await,
-        Step::Release { reservation } => hands.release(reservation).await,
+        // Done in memory when it began.
+        Step::Release { .. } | Step::Dequeue { .. } => hands.written().await,
         // It was over when it began.
         Step::EndOverride => Ok(()),
         Step::Build { recipe } => hands.build(recipe).await,

@@ -133,7 +133,7 @@ impl Engine {
         if let Some(refusal) = refusal {
             return drop(answer.send(Err(refusal)));
         }
-        let is_reserved = self.reservations.values().any(|held| held.workers.contains(&worker));
+        let is_reserved = self.queue.promised().any(|(name, _)| *name == worker);
         if after_reservation && (!is_reserved || self.desired.dismissals.contains_key(&worker)) {
             return drop(answer.send(Ok(())));
         }

@@ -80,7 +80,7 @@ impl Engine {
         let driven: BTreeSet<WorkerName> = self.drives.keys().cloned().collect();
         let known = Known {
             records: &self.records,
-            reservations: &self.reservations,
+            promised: self.queue.promised().collect(),
             actions: &self.actions,
             driven: &driven,
             last_online: &mut self.last_online,
@@ -112,7 +112,10 @@ impl Engine {
                 .collect(),
             builder: self.views.images.sight.clone(),
             images: self.views.images.seen.clone(),
-            reservations: self.reservations.clone(),
+            reservations: self.queue.reservations.clone(),
+            waiting: self.queue.entries.clone(),
+            needs: Vec::new(),
+            ended: BTreeSet::new(),
             backoff: self.backoff.clone(),
             in_flight: self.actions.keys().cloned().collect(),
             next_serial: self.serial,

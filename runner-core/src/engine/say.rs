@@ -13,7 +13,7 @@ impl Engine {
     pub(super) fn write_again(&mut self) {
         let (store, serial) = (self.hands.store.clone(), self.serial);
         let records: Vec<Record> = self.records.values().cloned().collect();
-        let reservations: Vec<Reservation> = self.reservations.values().cloned().collect();
+        self.hands.ledger.post(self.queue.rows());
         let holds: Vec<Hold> = self.desired.holds.values().cloned().collect();
         let dismissals: Vec<Dismissal> = self.desired.dismissals.values().cloned().collect();
         let adjustments: Vec<Adjustment> = self.adjustments.values().cloned().collect();
@@ -24,9 +24,6 @@ impl Engine {
                 store.owner(owner).await?;
                 for record in records {
                     store.put_record(record, serial).await?;
-                }
-                for reservation in reservations {
-                    store.put_reservation(reservation).await?;
                 }
                 for hold in holds {
                     store.put_hold(hold).await?;
@@ -157,6 +154,7 @@ impl Engine {
                 created_at: worker.created_at(),
                 job: worker.job().or_else(|| self.jobs.get(&worker.name)).cloned(),
                 reservation: worker.reservation.clone(),
+                marked: worker.runner.seen().and_then(|runner| runner.reserved_for.clone()),
                 instance: worker.instance.seen().cloned(),
                 hold: self.desired.holds.get(&worker.name).cloned(),
                 dismissal: self.desired.dismissals.get(&worker.name).cloned(),
@@ -175,7 +173,9 @@ impl Engine {
             used,
             queued: forges.map(|(name, view)| (name.clone(), view.queued.clone())).collect(),
             images: observed.images.clone(),
-            reservations: self.reservations.values().cloned().collect(),
+            reservations: self.queue.reservations.values().cloned().collect(),
+            queue: self.queue.places(),
+            ended: self.queue.asked_again(observed),
             policy: self
                 .desired
                 .policy

@@ -1,5 +1,7 @@
 //! The fake forge: its guests pull their jobs, as GitHub's do.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use super::{Call, FakeJobState, FakeRunner, FakeWorld, World};
@@ -100,8 +102,11 @@ impl Forge for FakeForge {
                     id: job.id.clone(),
                     profile: None,
                     // A profile's name is a valid label.
-                    labels: Label::new(job.profile.as_str()).into_iter().collect(),
-                    reserved_for: None,
+                    labels: match job.reserved_for {
+                        None => Label::new(job.profile.as_str()).into_iter().collect(),
+                        Some(_) => BTreeSet::new(),
+                    },
+                    reserved_for: job.reserved_for.clone(),
                     queued_at: job.queued_at,
                 })
                 .collect()

@@ -1,6 +1,6 @@
 //! The fake hypervisor.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -70,6 +70,7 @@ impl Hypervisor for FakeHypervisor {
                     sessions: Default::default(),
                     files: Default::default(),
                     screen: 0,
+                    addresses: Vec::new(),
                 };
                 world.machines.insert(spec.name.clone(), machine);
                 Ok(instance)
@@ -132,6 +133,15 @@ impl Hypervisor for FakeHypervisor {
             Ok(Bytes::from_static(b"stopped\n"))
         });
         Ok(past.chain(end).boxed())
+    }
+
+    async fn given_addresses(&self, name: &WorkerName) -> Result<Vec<IpAddr>> {
+        match self.0.settled().machines.get(name) {
+            Some(machine) if machine.instance.state == InstanceState::Running => {
+                Ok(machine.addresses.clone())
+            }
+            _ => Err(Error::not_found(format!("instance {name}"))),
+        }
     }
 
     async fn guest(&self, name: &WorkerName) -> Result<Arc<dyn Guest>> {

@@ -102,7 +102,7 @@ impl<'a> Planner<'a> {
         let asked = policy.and_then(|policy| policy.counts.get(&profile.name));
         let beside = beside.get(&profile.name).copied().unwrap_or(0);
         // Without an override, workers that are missing for jobs are no matter of sharing: they come first.
-        let least = if policy.is_some() { 0 } else { self.queued(profile).min(free) };
+        let least = if policy.is_some() { 0 } else { self.waited_for(profile).min(free) };
         let usual =
             if policy.is_some() { self.usual(profile) } else { profile.min_idle.max(least) };
         let usual = usual.min(profile.max.saturating_sub(taken));

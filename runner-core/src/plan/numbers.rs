@@ -5,15 +5,26 @@ use super::{
     *,
 };
 
+/// What workers are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// The reservation that several workers are collected for: the room that it needs is kept free.
+    Collected,
+    /// Jobs and reservations that wait.
+    Waiting,
+    /// Jobs that will come.
+    Coming,
+}
+
 impl<'a> Planner<'a> {
-    /// How many jobs wait for a profile.
-    pub(super) fn queued(&self, profile: &Profile) -> u32 {
-        self.demand.get(&profile.name).map_or(0, Vec::len) as u32
+    /// How many workers of a profile are waited for, by jobs and by reservations.
+    pub(super) fn waited_for(&self, profile: &Profile) -> u32 {
+        self.queued(&profile.name).saturating_add(self.needed(&profile.name))
     }
 
     /// How many unreserved workers a profile should have, if there were room for all profiles.
     pub(super) fn usual(&self, profile: &Profile) -> u32 {
-        profile.min_idle.max(self.queued(profile)).min(profile.max)
+        profile.min_idle.max(self.waited_for(profile)).min(profile.max)
     }
 
     /// How many unreserved workers a profile should have ready or on their way.
@@ -28,7 +39,7 @@ impl<'a> Planner<'a> {
             (Some(Allotment { wanted, granted, .. }), Some(more)) if granted < wanted => {
                 match self.desired.policy {
                     Some(_) => usual.min(*more),
-                    None => usual.min(*more.max(&self.queued(profile))),
+                    None => usual.min(*more.max(&self.waited_for(profile))),
                 }
             }
             _ => usual,
@@ -66,6 +77,23 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// How many jobs wait for a profile.
+    fn queued(&self, profile: &ProfileName) -> u32 {
+        self.demand.get(profile).map_or(0, Vec::len) as u32
+    }
+
+    /// How many workers of a profile reservations wait for.
+    fn needed(&self, profile: &ProfileName) -> u32 {
+        let needs = self.observed.needs.iter().filter(|need| need.profile == *profile);
+        needs.map(|need| need.workers).sum()
+    }
+
+    /// How many of them are for the one reservation that is collected for.
+    fn needed_first(&self, profile: &ProfileName) -> u32 {
+        let needs = self.observed.needs.iter();
+        needs.filter(|need| need.first && need.profile == *profile).map(|need| need.workers).sum()
+    }
+
     pub(super) fn retire_the_surplus(&mut self) {
         let desired = self.desired;
         let tallies = std::mem::take(&mut self.tallies);
@@ -97,7 +125,8 @@ impl<'a> Planner<'a> {
         self.tallies = tallies;
     }
 
-    /// Makes workers: first for jobs that wait, then for those that will come.
+    /// Makes workers: first for the reservation that several are collected for, then for what waits, then for
+    /// what will come.
     pub(super) fn provision(&mut self) {
         let desired = self.desired;
         if desired.draining {
@@ -105,41 +134,68 @@ impl<'a> Planner<'a> {
         }
         let mut serial = self.observed.next_serial;
         let mut planned: BTreeMap<&ProfileName, u32> = BTreeMap::new();
-        for for_jobs in [true, false] {
+        for aim in [Aim::Collected, Aim::Waiting, Aim::Coming] {
             for profile in &desired.profiles {
-                let queued = self.queued(profile);
                 if let Some(by) = desired.paused.get(&profile.name) {
-                    if queued > 0 && for_jobs {
+                    if self.queued(&profile.name) > 0 && aim == Aim::Waiting {
                         let why_not = WhyNot::Paused { by: by.clone() };
                         self.hold(Subject::Profile(profile.name.clone()), why_not);
                     }
                     continue;
                 }
                 let max = self.max(profile);
-                let goal = if for_jobs { queued.min(max) } else { self.wanted(profile) };
                 let none = Tally::default();
                 let tally = self.tallies.get(&profile.name).unwrap_or(&none);
                 let planned = planned.entry(&profile.name).or_default();
                 let (free, alive) = (tally.free() + *planned, tally.alive() + *planned);
+                let (goal, why) = self.goal(profile, aim, free);
                 let missing = goal.saturating_sub(free);
-                let why = match self.plan.allotted.get(&profile.name) {
-                    _ if for_jobs => Why::JobsWait { queued, free },
-                    Some(Allotment { requested: true, wanted, granted, .. }) => {
-                        let by = desired.policy.as_ref().map_or("", |policy| &policy.by).to_owned();
-                        Why::Overridden { by, wanted: *wanted, granted: *granted }
-                    }
-                    _ => Why::BelowMinIdle { free, min_idle: profile.min_idle },
-                };
                 let possible = missing.min(max.saturating_sub(alive));
-                if for_jobs && queued.min(profile.max) > free + possible {
+                let waited_for = match aim {
+                    Aim::Collected => self.needed_first(&profile.name),
+                    Aim::Waiting => self.waited_for(profile),
+                    Aim::Coming => 0,
+                };
+                if waited_for.min(profile.max) > free + possible {
                     let shrunk = desired.policy.as_ref().and_then(|_| self.shrunk(profile));
                     let why_not = shrunk.unwrap_or(WhyNot::AtMax { max });
                     self.hold(Subject::Profile(profile.name.clone()), why_not);
                 }
-                *planned += self.provision_some(profile, possible, &mut serial, why, for_jobs);
-                if let Some(why_not) = self.shrunk(profile).filter(|_| !for_jobs) {
+                *planned += self.provision_some(profile, possible, &mut serial, why, aim);
+                if let Some(why_not) = self.shrunk(profile).filter(|_| aim == Aim::Coming) {
                     self.hold(Subject::Profile(profile.name.clone()), why_not);
                 }
+            }
+        }
+    }
+
+    /// How many workers of a profile should be ready or on their way, and why if they are not.
+    fn goal(&self, profile: &Profile, aim: Aim, free: u32) -> (u32, Why) {
+        let (queued, needed) = (self.queued(&profile.name), self.needed(&profile.name));
+        let max = self.max(profile);
+        match aim {
+            Aim::Collected => {
+                let needed = self.needed_first(&profile.name);
+                (needed.min(max), Why::ReservationsWait { needed, free })
+            }
+            Aim::Waiting => {
+                let why = match needed {
+                    0 => Why::JobsWait { queued, free },
+                    _ if queued == 0 || needed > free => Why::ReservationsWait { needed, free },
+                    _ => Why::JobsWait { queued, free: free - needed },
+                };
+                (queued.saturating_add(needed).min(max), why)
+            }
+            Aim::Coming => {
+                let why = match self.plan.allotted.get(&profile.name) {
+                    Some(Allotment { requested: true, wanted, granted, .. }) => {
+                        let policy = self.desired.policy.as_ref();
+                        let by = policy.map_or("", |policy| &policy.by).to_owned();
+                        Why::Overridden { by, wanted: *wanted, granted: *granted }
+                    }
+                    _ => Why::BelowMinIdle { free, min_idle: profile.min_idle },
+                };
+                (self.wanted(profile), why)
             }
         }
     }
@@ -151,7 +207,7 @@ impl<'a> Planner<'a> {
         count: u32,
         serial: &mut u64,
         why: Why,
-        for_jobs: bool,
+        aim: Aim,
     ) -> u32 {
         if count == 0 {
             return 0;
@@ -182,14 +238,20 @@ impl<'a> Planner<'a> {
         };
         for made in 0..count {
             let mut used = self.used.clone();
-            if !for_jobs {
+            if aim != Aim::Collected {
+                used.add(&self.kept_free);
+            }
+            if aim == Aim::Coming {
                 used.add(&self.set_aside);
             }
             if let Some(shortage) = capacity.shortage(&used, &profile.resources) {
                 let ever = profile.never_fits(capacity).is_none();
                 self.hold(subject, WhyNot::NoRoom { shortage, ever });
-                if for_jobs && ever {
-                    self.set_aside.add(&profile.resources);
+                if aim != Aim::Coming && ever {
+                    match aim {
+                        Aim::Collected => self.kept_free.add(&profile.resources),
+                        _ => self.set_aside.add(&profile.resources),
+                    }
                     self.make_room(profile, capacity);
                 }
                 return made;
@@ -236,8 +298,8 @@ impl<'a> Planner<'a> {
             **name != profile.name && policy.is_none_or(|p| !p.counts.contains_key(*name))
         });
         for (name, tally) in others {
-            let queued = self.demand.get(name).map_or(0, Vec::len);
-            let spared = tally.free() as usize - queued.min(tally.free() as usize);
+            let waited_for = self.queued(name).saturating_add(self.needed(name));
+            let spared = tally.free().saturating_sub(waited_for) as usize;
             let idle = tally.idle.iter().filter(|worker| !retiring.contains(&worker.name));
             spare.extend(idle.take(spared));
         }

@@ -4,6 +4,11 @@ use std::cmp::Reverse;
 
 use super::*;
 
+/// How often a forge is asked to mark a worker before its reservation is taken back.
+const MARK_TRIES: u32 = 5;
+/// How long a reservation waits for the next try.
+const MARK_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The workers of one profile, sorted by phase.
 #[derive(Default)]
 pub(super) struct Tally<'a> {
@@ -43,6 +48,8 @@ pub(super) struct Planner<'a> {
     pub(super) set_aside: Resources,
     /// How many workers beside those that are taken each profile gets.
     pub(super) more: BTreeMap<&'a ProfileName, u32>,
+    /// What the reservation that is collected for needs and does not have: no other worker must take it.
+    pub(super) kept_free: Resources,
 }
 
 impl<'a> Planner<'a> {
@@ -63,9 +70,13 @@ impl<'a> Planner<'a> {
             ending: Resources::default(),
             set_aside: Resources::default(),
             more: BTreeMap::new(),
+            kept_free: Resources::default(),
         };
         for job in unserved {
-            let why_not = WhyNot::NoProfileServes { labels: job.labels.clone() };
+            let why_not = match job.reserved_for.clone() {
+                Some(id) => WhyNot::NoReservation { id },
+                None => WhyNot::NoProfileServes { labels: job.labels.clone() },
+            };
             planner.hold(Subject::Job(job.id.clone()), why_not);
         }
         for worker in observed.workers.values() {
@@ -264,14 +275,16 @@ impl<'a> Planner<'a> {
                 }
                 continue;
             }
-            let may_mark = *phase == Phase::Reserved && runner.reserved_for.is_none();
             let (step, why) = match &worker.reservation {
-                Some(reservation) if may_mark => {
+                Some(reservation)
+                    if *phase == Phase::Reserved && runner.reserved_for.is_none() =>
+                {
                     let reservation = reservation.clone();
                     let (worker, forge, runner) = (worker_name, forge_name, runner_id);
                     (Step::Mark { worker, forge, runner, reservation }, Why::Promised)
                 }
-                None if *phase == Phase::Idle => {
+                // Of another reservation, if it has one.
+                _ if matches!(phase, Phase::Idle | Phase::Reserved) => {
                     let (worker, forge, runner) = (worker_name, forge_name, runner_id);
                     (Step::Unmark { worker, forge, runner }, Why::NotPromised)
                 }
@@ -285,6 +298,19 @@ impl<'a> Planner<'a> {
 
     pub(super) fn keep_reservations(&mut self) {
         let observed = self.observed;
+        for waiting in observed.waiting.values() {
+            let entry = &waiting.entry;
+            let subject = Subject::Reservation(entry.id.clone());
+            if observed.in_flight.contains(&subject) {
+                continue;
+            }
+            if waiting.until() <= self.now {
+                let why = Why::NobodyAsks { patience: entry.patience };
+                self.act(Step::Dequeue { reservation: entry.id.clone() }, why);
+            } else if let Some(why) = self.not_marked(&entry.kept) {
+                self.act(Step::Release { reservation: entry.id.clone() }, why);
+            }
+        }
         for reservation in observed.reservations.values() {
             let subject = Subject::Reservation(reservation.id.clone());
             if observed.in_flight.contains(&subject) {
@@ -294,10 +320,18 @@ impl<'a> Planner<'a> {
                 None | Some(Phase::Over(_)) => false,
                 Some(_) => true,
             };
-            let why = if !reservation.workers.iter().any(lives) {
+            let is_given_up = |step: &Step| step.subject() == subject;
+            if self.plan.actions.iter().any(|action| is_given_up(&action.step)) {
+                continue;
+            }
+            // What it lacks is on its way.
+            let lacks = observed.needs.iter().any(|need| need.id == reservation.id);
+            let why = if !lacks && !reservation.workers.iter().any(lives) {
                 Why::Spent
             } else if reservation.until <= self.now {
                 Why::Expired
+            } else if let Some(why) = self.not_marked(&reservation.workers) {
+                why
             } else {
                 continue;
             };
@@ -305,6 +339,27 @@ impl<'a> Planner<'a> {
                 self.act(Step::Release { reservation: reservation.id.clone() }, why);
             }
         }
+    }
+
+    /// Why the forge is not asked any more to mark one of these workers, if so.
+    fn not_marked(&self, workers: &BTreeSet<WorkerName>) -> Option<Why> {
+        let soon = SignedDuration::try_from(MARK_PATIENCE).unwrap_or(SignedDuration::MAX);
+        workers.iter().find_map(|name| {
+            let worker = self.observed.workers.get(name)?;
+            let forge = self.observed.forges.get(worker.forge()?)?;
+            let runner = worker.runner.seen()?;
+            let is_unmarked = forge.reserves && runner.reserved_for != worker.reservation;
+            if !is_unmarked || self.phase_of(name) != Some(&Phase::Reserved) {
+                return None;
+            }
+            let backoff = self.observed.backoff.get(&Subject::Worker(name.clone()))?;
+            let is_far = backoff.not_before.duration_since(self.now) > soon;
+            (backoff.failures >= MARK_TRIES || is_far).then(|| Why::NotMarked {
+                worker: name.clone(),
+                tries: backoff.failures,
+                error: backoff.error.clone(),
+            })
+        })
     }
 
     pub(super) fn keep_images(&mut self) {

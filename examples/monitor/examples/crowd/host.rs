@@ -1,6 +1,6 @@
 //! The fake hypervisor with screens and consoles worth looking at.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -75,6 +75,10 @@ impl Hypervisor for CrowdHost {
             Some(instance) => Ok(console::stream(instance, self.0.clone(), follow)),
             None => self.0.console(name, follow).await,
         }
+    }
+
+    async fn given_addresses(&self, name: &WorkerName) -> Result<Vec<IpAddr>> {
+        self.0.given_addresses(name).await
     }
 
     async fn guest(&self, name: &WorkerName) -> Result<Arc<dyn Guest>> {

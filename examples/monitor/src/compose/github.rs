@@ -9,28 +9,41 @@ use std::{
 
 use async_trait::async_trait;
 use forge_github::{
-    Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Group,
+    Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Group, Health,
     HttpTransport, Place, RepositoryName, ScaleSetListener, Scope, SecretFrom, SourceKind, Webhook,
+    artifact::{Claim, NoProof, NonceDirectory, Prover, ProverConfig, Refusal, RepositoryPolicy},
     budget::{Limits, Priority},
-    mark,
+    downloads::RunnerVersion,
+    guest, mark,
     scale_set::{ActionsService, ListenerConfig, ProgressFile, ScaleSetSpec},
     webhook::{self, Numbers, Outcome, WebhookConfig, recovery},
 };
 use jiff::Timestamp;
 use poem::http::HeaderMap;
 use runner_core::{
-    Clock, Label, OwnerId, Profile, ProfileName, Result, Status, error::chain,
-    status::ProfileStatus,
+    Clock, Error, ForgeName, Label, OwnerId, Profile, ProfileName, Result, Secret, Status,
+    error::chain, status::ProfileStatus,
 };
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::{self, Config, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
+    guests::Contact,
     remote::{
-        BudgetFigures, Delivered, DeliveryFigures, Figures, MAX_DELIVERY_BYTES, Outside, Remote,
+        self, Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, JobTold,
+        MAX_DELIVERY_BYTES, Moment, NotProven, Note, Outside, Proven, Remote, SourceFigures,
     },
 };
+
+mod access;
+mod programs;
+mod survey;
+
+use access::Access;
+use programs::Programs;
+pub use survey::{GithubHook, GithubSurvey, HourlyLimit};
+pub(super) use survey::{is_older, survey};
 
 const _: () = assert!(MAX_DELIVERY_BYTES == webhook::MAX_BODY_BYTES as u64);
 
@@ -70,6 +83,10 @@ pub(super) fn check_profile(profile: &ProfileName) -> Result<()> {
     mark::check(profile, &OwnerId::new(AN_OWNER)?)
 }
 
+pub(super) fn check_runner_version(version: &str) -> Result<()> {
+    version.parse::<RunnerVersion>().map(|_| ())
+}
+
 pub(super) fn is_repository(section: &config::GithubConfig) -> bool {
     Place::new(&section.url).is_ok_and(|place| matches!(place.scope(), Scope::Repository(_)))
 }
@@ -78,6 +95,7 @@ pub(super) fn is_repository(section: &config::GithubConfig) -> bool {
 pub(super) async fn remote(
     section: &config::GithubConfig,
     profiles: &[Profile],
+    proof: Option<&config::ProofConfig>,
     directory: &Path,
     owner: &OwnerId,
 ) -> anyhow::Result<Remote> {
@@ -131,14 +149,35 @@ pub(super) async fn remote(
     let recovering = webhook.as_ref().zip(hook(section, &place)).map(|(webhook, hook)| {
         AbortOnDropHandle::new(tokio::spawn(recover(client.clone(), webhook.clone(), hook)))
     });
-    let forge = Arc::new(GithubForge::start(client, github)?);
+    let prover = match proof {
+        Some(proof) => {
+            let used = Arc::new(NonceDirectory::new(directory.join("used-proofs")));
+            Some(Prover::new(prover(proof)?, Arc::new(client.clone()), http.clone(), used, clock))
+        }
+        None => None,
+    };
+    let forge = Arc::new(GithubForge::start(client.clone(), github)?);
+    let programs = Arc::new(Programs::open(program_versions(section)?, directory));
+    let (asking, asked) = (programs.clone(), client.clone());
+    let asking = tokio::spawn(async move { asking.attend(&asked).await });
+    let orders = section.profiles.iter().map(|(name, says)| {
+        let order = says.sources.iter().map(|its| kind(*its).word());
+        (name.clone(), order.collect())
+    });
     let outside = Github {
+        name: section.name.clone(),
+        access: Access::new(section),
+        place: place.to_string(),
+        orders: orders.collect(),
+        programs,
         forge: forge.clone(),
         webhook,
         listeners,
         stop,
         sessions: tokio::sync::Mutex::new(sessions),
         told: Mutex::new(None),
+        prover,
+        _asking: AbortOnDropHandle::new(asking),
         _recovering: recovering,
     };
     Ok(Remote { forge, outside: Arc::new(outside) })
@@ -186,6 +225,21 @@ fn github(
     github.pace.demand.sweep_every = section.pace.sweep_every;
     github.pace.demand.job_deadline = section.pace.job_deadline;
     Ok(github)
+}
+
+fn prover(proof: &config::ProofConfig) -> Result<ProverConfig> {
+    let repositories = proof.repositories.iter().map(|repository| {
+        let policy = RepositoryPolicy {
+            most_workers: repository.most,
+            events: repository.events.clone(),
+            forks: repository.forks,
+        };
+        Ok((RepositoryName::new(repository.name.as_str())?, policy))
+    });
+    let mut prover = ProverConfig::new(repositories.collect::<Result<_>>()?);
+    prover.prefix.clone_from(&proof.prefix);
+    prover.longest_age = proof.max_age;
+    Ok(prover)
 }
 
 fn labels_of<'a>(
@@ -242,8 +296,23 @@ async fn recover(client: Client, webhook: Arc<Webhook>, hook: recovery::Hook) {
     }
 }
 
+/// The versions of the runner program that profiles say their images have.
+fn program_versions(
+    section: &config::GithubConfig,
+) -> Result<BTreeMap<ProfileName, RunnerVersion>> {
+    let profiles = section.profiles.iter();
+    let said = profiles.filter_map(|(name, its)| Some((name, its.runner_version.as_deref()?)));
+    said.map(|(name, version)| Ok((name.clone(), version.parse()?))).collect()
+}
+
 /// What the service has of one GitHub.
 struct Github {
+    name: ForgeName,
+    place: String,
+    access: Access,
+    /// Whom the configuration says to ask for each profile.
+    orders: BTreeMap<ProfileName, Vec<&'static str>>,
+    programs: Arc<Programs>,
     forge: Arc<GithubForge>,
     webhook: Option<Arc<Webhook>>,
     listeners: BTreeMap<ProfileName, Arc<ScaleSetListener>>,
@@ -251,6 +320,9 @@ struct Github {
     sessions: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
     /// When the last note was made that was told, and how many were made then.
     told: Mutex<Option<(Timestamp, usize)>>,
+    /// Checks who reserves by an artifact.
+    prover: Option<Prover>,
+    _asking: AbortOnDropHandle<()>,
     _recovering: Option<AbortOnDropHandle<()>>,
 }
 
@@ -282,18 +354,71 @@ impl Outside for Github {
         Delivered { status: outcome.status(), said }
     }
 
+    fn user_data(
+        &self,
+        profile: &ProfileName,
+        secret: &Secret<String>,
+        contact: &Contact,
+    ) -> Result<Secret<String>> {
+        let url = contact.url.parse().map_err(|_| {
+            Error::invalid("the address of [guests]", format!("{:?} is no URL", contact.url))
+        })?;
+        let monitor = guest::Monitor {
+            url,
+            token: contact.token.clone(),
+            when_unheard: self.access.when_unheard(profile),
+        };
+        guest::user_data(secret, Some(&monitor))
+    }
+
+    async fn prove(
+        &self,
+        claim: &remote::Claim,
+        held: u32,
+    ) -> std::result::Result<Proven, NotProven> {
+        let Some(prover) = &self.prover else {
+            return Err(NotProven::Refused("no repository may reserve by an artifact".to_owned()));
+        };
+        let run = claim.run.to_string();
+        let claim = match Claim::parse(&claim.unique_id, &claim.repository, &run) {
+            Ok(claim) => claim,
+            Err(refusal) => return Err(NotProven::Malformed(refusal.to_string())),
+        };
+        match prover.prove(&claim, held).await {
+            Ok(proof) => Ok(Proven { profile: proof.profile, count: proof.count }),
+            Err(NoProof::Refused(refusal)) => Err(match refusal {
+                Refusal::Malformed(why) => NotProven::Malformed(why),
+                Refusal::TooMany { .. } => NotProven::TooMany(refusal.to_string()),
+                refusal => NotProven::Refused(refusal.to_string()),
+            }),
+            Err(NoProof::Failed(error)) => Err(NotProven::Failed(error)),
+        }
+    }
+
+    fn job_told(&self, profile: &ProfileName, moment: Moment, report: &[u8]) -> Result<JobTold> {
+        self.access.judge(profile, moment, report)
+    }
+
     fn figures(&self) -> Figures {
         let all = self.forge.figures();
-        let source = |kind: SourceKind| kind.word();
+        let source = |its: forge_github::forge::SourceFigures| SourceFigures {
+            kind: its.kind.word(),
+            profile: its.profile,
+            ill: ill(its.health),
+        };
+        let asked = |(name, order): (&ProfileName, &Vec<&'static str>)| {
+            let now = all.active.get(name).copied().flatten().map(SourceKind::word);
+            (name.clone(), Asked { order: order.clone(), now })
+        };
+        let notes = self.forge.notes().into_iter();
         let budget = all.budget;
         Figures {
-            well: all.health.is_well(),
-            sources: all
-                .sources
-                .into_iter()
-                .map(|its| (source(its.kind), its.profile, its.health.is_well()))
-                .collect(),
-            active: all.active.into_iter().map(|(name, kind)| (name, kind.map(source))).collect(),
+            place: self.place.clone(),
+            ill: ill(all.health),
+            asked: self.orders.iter().map(asked).collect(),
+            sources: all.sources.into_iter().map(source).collect(),
+            notes: notes.map(|note| Note { at: note.at, text: note.text }).collect(),
+            programs: self.programs.all(Timestamp::now()),
             failures: all.breaker.into_iter().map(|(name, its)| (name, its.failures)).collect(),
             ghosts: all.ghosts,
             budget: Some(BudgetFigures {
@@ -322,7 +447,17 @@ impl Outside for Github {
         None
     }
 
-    fn configure(&self, _: &Config) {}
+    fn configure(&self, config: &Config) {
+        // Without a section it goes with the next start; until then it serves whom the pool still has.
+        let own = config.githubs.iter().find(|section| section.name == self.name);
+        if let Some(section) = own {
+            self.access.configure(section);
+            // Checked when the configuration was read.
+            if let Ok(versions) = program_versions(section) {
+                self.programs.configure(versions);
+            }
+        }
+    }
 
     fn news(&self) -> Vec<String> {
         let notes = self.forge.notes();
@@ -340,10 +475,12 @@ impl Outside for Github {
             };
             news.push(note.text);
         }
+        news.extend(self.programs.news(Timestamp::now()));
         news
     }
 
     fn follow(&self, status: &Status) {
+        self.programs.follow(status);
         for (profile, listener) in &self.listeners {
             // A job that is assigned to a scale set waits for it: none is taken that nobody would run.
             let takes = |profile: &&ProfileStatus| {
@@ -361,6 +498,13 @@ impl Outside for Github {
             // One that panicked has said so.
             let _ = session.await;
         }
+    }
+}
+
+fn ill(health: Health) -> Option<Ill> {
+    match health {
+        Health::Well => None,
+        Health::Ill { since, reason } => Some(Ill { since: Some(since), reason }),
     }
 }
 

@@ -11,19 +11,20 @@ use std::{
 use anyhow::Context;
 use async_trait::async_trait;
 use forge_gitlab::{
-    Administration, Finding, GitlabConfig, GitlabForge, Health, ImageRule, Limits, Place,
-    ProfileConfig,
+    Administration, Finding, GitlabConfig, GitlabForge, GitlabGuests, Health, ImageRule, Limits,
+    Place, ProfileConfig,
 };
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
-use runner_core::{Clock, OwnerId, ProfileName, Result, Secret, Status, error::chain};
+use runner_core::{Clock, Error, OwnerId, ProfileName, Result, Secret, Status, error::chain};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::secret;
 use crate::{
     config::{self, Config, GitlabPlace, SecretPlace},
-    remote::{Delivered, Figures, Outside, Remote},
+    guests::Contact,
+    remote::{Asked, Delivered, Figures, Ill, JobTold, Moment, Outside, Remote, SourceFigures},
 };
 
 /// How often the files of secrets are looked at.
@@ -53,6 +54,12 @@ pub(super) async fn remote(
     owner: &OwnerId,
 ) -> anyhow::Result<Remote> {
     let base = Base::new(section, directory, owner.clone())?;
+    if section.run_single {
+        let secrets = Secrets::read_all(section)?;
+        places(section).for_each(secret::warn_of);
+        let forge = GitlabGuests::new(base.gitlab(section, &secrets)?, Clock::system())?;
+        return Ok(Remote { forge: Arc::new(forge), outside: Arc::new(Guests) });
+    }
     let secrets = Secrets::read(section);
     places(section).for_each(secret::warn_of);
     let forge = GitlabForge::open(base.gitlab(section, &secrets)?, Clock::system()).await?;
@@ -285,24 +292,47 @@ impl Outside for Gitlab {
     }
 
     fn deliver(&self, _: &HeaderMap, _: &[u8]) -> Delivered {
-        let said = "a GitLab delivers nothing: it is asked for jobs".to_owned();
-        Delivered { status: StatusCode::NOT_FOUND, said }
+        nothing_delivered()
     }
 
     fn figures(&self) -> Figures {
+        let ill = |reason: String| Ill { since: None, reason };
+        let of = |health: &Health| match health {
+            Health::Well => None,
+            Health::Unregistered => Some(ill("its runner has no token yet".to_owned())),
+            Health::Troubled(why) => Some(ill(why.clone())),
+        };
         let health = self.forge.health();
-        let is_well = |health: &Health| *health == Health::Well;
-        let asks =
-            |(name, health): (&ProfileName, &Health)| ("poll", Some(name.clone()), is_well(health));
-        let active = |(name, health): (&ProfileName, &Health)| {
-            (name.clone(), is_well(health).then_some("poll"))
+        let source = |(name, health): (&ProfileName, &Health)| SourceFigures {
+            kind: "poll",
+            profile: Some(name.clone()),
+            ill: of(health),
+        };
+        let asked = |(name, health): (&ProfileName, &Health)| {
+            let now = (*health == Health::Well).then_some("poll");
+            (name.clone(), Asked { order: vec!["poll"], now })
         };
         Figures {
-            well: self.trouble().is_none() && health.values().all(is_well),
-            sources: health.iter().map(asks).collect(),
-            active: health.iter().map(active).collect(),
+            place: self.wanted.borrow().url.to_string(),
+            ill: self.trouble().map(ill).or_else(|| health.values().find_map(of)),
+            sources: health.iter().map(source).collect(),
+            asked: health.iter().map(asked).collect(),
             ..Figures::default()
         }
+    }
+
+    /// The machines of a GitLab's jobs are driven from here: they ask for nothing.
+    fn user_data(
+        &self,
+        _: &ProfileName,
+        secret: &Secret<String>,
+        _: &Contact,
+    ) -> Result<Secret<String>> {
+        Ok(secret.clone())
+    }
+
+    fn job_told(&self, _: &ProfileName, _: Moment, _: &[u8]) -> Result<JobTold> {
+        Err(Error::unsupported("what the machine of a GitLab's job tells"))
     }
 
     fn trouble(&self) -> Option<String> {
@@ -360,4 +390,54 @@ impl Outside for Gitlab {
         // The next start tells what is not told then.
         let _ = tokio::time::timeout(TELL_LIMIT, self.forge.told()).await;
     }
+}
+
+fn nothing_delivered() -> Delivered {
+    let said = "a GitLab delivers nothing: it is asked".to_owned();
+    Delivered { status: StatusCode::NOT_FOUND, said }
+}
+
+/// What the service has of one GitLab whose jobs are taken in machines: its lists tell all.
+struct Guests;
+
+#[async_trait]
+impl Outside for Guests {
+    fn hears(&self) -> bool {
+        false
+    }
+
+    fn deliver(&self, _: &HeaderMap, _: &[u8]) -> Delivered {
+        nothing_delivered()
+    }
+
+    fn user_data(
+        &self,
+        _: &ProfileName,
+        secret: &Secret<String>,
+        _: &Contact,
+    ) -> Result<Secret<String>> {
+        Ok(secret.clone())
+    }
+
+    fn job_told(&self, _: &ProfileName, _: Moment, _: &[u8]) -> Result<JobTold> {
+        Err(Error::unsupported("what the machine of a GitLab's job tells"))
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    fn news(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn configure(&self, _: &Config) {}
+
+    fn follow(&self, _: &Status) {}
+
+    async fn stop(&self) {}
 }

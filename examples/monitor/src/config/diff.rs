@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use runner_core::{Profile, ProfileName, image::RecipeKind};
 use toml::{Table, Value};
 
-use super::{Config, gitlab, local_forge};
+use super::{Config, github, gitlab, local_forge};
 
 /// What an edit changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +23,7 @@ impl Changes {
         let gitlabs = gitlab::edits(&old.0.gitlabs, &new.0.gitlabs);
         let mut profiles = profiles(&old.0.profiles, &new.0.profiles);
         profiles.extend(gitlabs.live);
+        profiles.extend(github::edits(&old.0.githubs, &new.0.githubs));
         let mut restart = keys(&table(old.1), &table(new.1));
         restart.extend(gitlabs.restart);
         Self { profiles, restart }
@@ -54,10 +55,16 @@ impl Config {
     pub fn hold_back(&mut self, started: &Self) -> Vec<String> {
         let mut waits = Vec::new();
         let of_forge = |config: &Self, name: &ProfileName| {
-            config.githubs.iter().find_map(|github| github.profiles.get(name).cloned())
+            config
+                .githubs
+                .iter()
+                .find_map(|github| github.profiles.get(name))
+                .map(|its| its.settled())
         };
-        let is_gitlab =
-            |profile: &Profile| started.gitlabs.iter().any(|gitlab| gitlab.name == profile.forge);
+        let is_gitlab = |profile: &Profile| {
+            let mut all = started.gitlabs.iter().filter(|gitlab| !gitlab.run_single);
+            all.any(|gitlab| gitlab.name == profile.forge)
+        };
         let all = std::mem::take(&mut self.profiles);
         for mut profile in all {
             let before = started.profiles.iter().find(|before| before.name == profile.name);

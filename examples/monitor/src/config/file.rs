@@ -12,9 +12,11 @@ use super::{
     access::Access,
     github::{Github, GithubGroup, GithubSource, OfGithub},
     gitlab::{Gitlab, OfGitlab},
+    guests::Guests,
     http::Http,
     hypervisor::{Libvirt, Qemu},
     secret::SecretPlace,
+    servo::Servo,
     tokens::TokenSection,
     units::{Period, Reach, Size},
 };
@@ -28,10 +30,12 @@ pub(super) struct File {
     pub data: Data,
     pub qemu: Option<Spanned<Qemu>>,
     pub libvirt: Option<Spanned<Libvirt>>,
+    pub guests: Option<Guests>,
     #[serde(rename = "github")]
     pub githubs: Vec<Spanned<Github>>,
     #[serde(rename = "gitlab")]
     pub gitlabs: Vec<Spanned<Gitlab>>,
+    pub servo: Option<Spanned<Servo>>,
     pub local: Local,
     pub log: Log,
     pub pace: Pace,
@@ -128,6 +132,7 @@ pub(super) struct Profile {
     pub group: Option<GithubGroup>,
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,
+    pub runner_version: Option<String>,
     pub exposed: Option<bool>,
     pub runner_token: Option<Spanned<SecretPlace>>,
     pub tags: Option<BTreeSet<Label>>,
@@ -166,6 +171,7 @@ impl Profile {
             group: self.group.clone(),
             sources: self.sources.clone(),
             scale_set: self.scale_set.clone(),
+            runner_version: self.runner_version.clone(),
         }
     }
 }

@@ -2,13 +2,18 @@
 
 use std::{ops::Range, path::Path};
 
-use runner_core::Profile;
+use runner_core::{
+    Profile,
+    image::{RecipeKind, UserDataDelivery},
+};
 
 use super::{ConfigError, access::Access, github, gitlab, local_forge, place::Source};
 
 /// The forges elsewhere, while profiles are read.
 pub(super) struct Forges {
     pub githubs: Vec<github::Place>,
+    /// Whether machines may tell this service what they run.
+    pub machines_are_heard: bool,
     pub gitlabs: Vec<gitlab::Place>,
 }
 
@@ -48,8 +53,15 @@ impl Forges {
         }
         if let Some(place) = self.githubs.iter_mut().find(|place| place.config.name == *forge) {
             only("[[gitlab]]", of_gitlab)?;
-            only("[[gitlab]]", said.access.first_key())?;
-            let served = place.serve(&profile.name, said.github);
+            let key_of_access = said.access.first_key();
+            let access = said.access.rules(source, key)?;
+            if !(access.is_empty() && place.config.access.is_empty()) {
+                let field = key_of_access.unwrap_or("forge");
+                if let Some(problem) = unjudged(profile, self.machines_are_heard) {
+                    return wrong(field, problem.to_owned());
+                }
+            }
+            let served = place.serve(&profile.name, said.github, access);
             return served.or_else(|(field, problem)| wrong(field, problem));
         }
         let Some(place) = self.gitlabs.iter_mut().find(|place| place.config.name == *forge) else {
@@ -66,5 +78,18 @@ impl Forges {
             Err(gitlab::Wrong::Field(field, problem)) => wrong(field, problem),
             Err(gitlab::Wrong::Placed(error)) => Err(error),
         }
+    }
+}
+
+/// Why nobody would keep to the rules of a profile of a GitHub, whose machines ask before their jobs begin.
+fn unjudged(profile: &Profile, machines_are_heard: bool) -> Option<&'static str> {
+    match &profile.recipe.kind {
+        _ if !machines_are_heard => Some(
+            "nobody would keep to its rules: machines ask before a job begins, at the address of [guests]; set that",
+        ),
+        RecipeKind::Disk { user_data: UserDataDelivery::None, .. } => Some(
+            "nobody would keep to its rules: its image is not told whom to ask; set user_data = \"nocloud\" there",
+        ),
+        _ => None,
     }
 }

@@ -7,12 +7,17 @@ use std::{
     time::Duration,
 };
 
-use runner_core::{ForgeName, ProfileName};
+use runner_core::{
+    ForgeName, ProfileName,
+    access::{Names, Rules},
+};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    ConfigError, local_forge,
+    ConfigError,
+    access::Access,
+    local_forge,
     numbers::Numbers,
     place::Source,
     secret::{SecretPlace, secret, secret_at},
@@ -41,6 +46,8 @@ pub struct GithubConfig {
     pub budget: GithubBudget,
     /// How often it is asked.
     pub pace: GithubPace,
+    /// Who may use its runners, where the rules of a profile name nobody.
+    pub access: Rules,
     /// What it must know of the profiles it serves.
     pub profiles: BTreeMap<ProfileName, GithubProfile>,
 }
@@ -127,6 +134,36 @@ pub struct GithubProfile {
     pub sources: Vec<GithubSource>,
     /// The scale set that it serves, where it is asked.
     pub scale_set: String,
+    /// The version of the runner program in its image, where that is known.
+    pub runner_version: Option<String>,
+    /// Who may use its runners.
+    pub access: Rules,
+}
+
+impl GithubProfile {
+    /// What of it GitHub was told, or is asked by: it is settled when the service starts.
+    pub(super) fn settled(&self) -> (Option<GithubGroup>, Vec<GithubSource>, String) {
+        (self.group.clone(), self.sources.clone(), self.scale_set.clone())
+    }
+}
+
+/// What an edit changes of profiles, in words, that is taken on at once.
+pub(super) fn edits(old: &[GithubConfig], new: &[GithubConfig]) -> Vec<String> {
+    let profiles = |all| <[GithubConfig]>::iter(all).flat_map(|github| &github.profiles);
+    let before = |name: &ProfileName| profiles(old).find(|(of, _)| *of == name);
+    let mut words = Vec::new();
+    for (name, now) in profiles(new) {
+        let Some((_, before)) = before(name) else { continue };
+        if before.access != now.access {
+            words.push(format!("profile {name}: who may use it"));
+        }
+        if before.runner_version != now.runner_version {
+            let shown = |version: &Option<String>| version.clone().unwrap_or("none".to_owned());
+            let (before, now) = (shown(&before.runner_version), shown(&now.runner_version));
+            words.push(format!("profile {name}: runner_version {before} → {now}"));
+        }
+    }
+    words
 }
 
 #[derive(Deserialize)]
@@ -151,6 +188,8 @@ pub(super) struct Github {
     poll_every: Option<Spanned<Period>>,
     sweep_every: Option<Spanned<Period>>,
     job_deadline: Option<Spanned<Period>>,
+    deny: Option<Spanned<Names>>,
+    allow: Option<Spanned<Names>>,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +218,7 @@ pub(super) struct OfGithub {
     pub group: Option<GithubGroup>,
     pub sources: Option<Vec<GithubSource>>,
     pub scale_set: Option<String>,
+    pub runner_version: Option<String>,
 }
 
 /// A GitHub whose profiles are not known yet, and what they have that say nothing.
@@ -288,7 +328,9 @@ fn place(
         sweep_every: numbers.period("sweep_every", section.sweep_every, 300)?,
         job_deadline: numbers.period("job_deadline", section.job_deadline, 180)?,
     };
+    let access = Access { deny: section.deny, allow: section.allow }.rules(source, key)?;
     let config = GithubConfig {
+        access,
         name: section.name.into_inner(),
         url: section.url.into_inner(),
         login,
@@ -330,6 +372,7 @@ impl Place {
         &mut self,
         profile: &ProfileName,
         said: OfGithub,
+        access: Rules,
     ) -> Result<(), (&'static str, String)> {
         let config = &self.config;
         let polls = !config.repositories.is_empty() || compose::is_repository(config);
@@ -383,7 +426,12 @@ impl Place {
             let problem = "a scale set's group goes by its name; write that".to_owned();
             return Err(("group", problem));
         }
-        self.config.profiles.insert(profile.clone(), GithubProfile { group, sources, scale_set });
+        let runner_version = said.runner_version;
+        if let Some(Err(error)) = runner_version.as_deref().map(compose::check_runner_version) {
+            return Err(("runner_version", error.to_string()));
+        }
+        let says = GithubProfile { group, sources, scale_set, runner_version, access };
+        self.config.profiles.insert(profile.clone(), says);
         Ok(())
     }
 }
@@ -395,6 +443,7 @@ impl OfGithub {
             ("group", self.group.is_some()),
             ("sources", self.sources.is_some()),
             ("scale_set", self.scale_set.is_some()),
+            ("runner_version", self.runner_version.is_some()),
         ];
         keys.into_iter().find_map(|(key, is_there)| is_there.then_some(key))
     }

@@ -39,6 +39,8 @@ pub struct GitlabConfig {
     pub limits: GitlabLimits,
     /// Where jobs live in their machine.
     pub builds_dir: String,
+    /// Whether GitLab's own runner program takes the jobs, in each machine.
+    pub run_single: bool,
     /// What it must know of the profiles that serve it.
     pub profiles: BTreeMap<ProfileName, GitlabProfile>,
 }

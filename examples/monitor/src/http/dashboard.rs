@@ -22,18 +22,20 @@ macro_rules! parts {
     };
 }
 
-const FILES: [(&str, &str); 17] = parts![
+const FILES: [(&str, &str); 18] = parts![
     "ansi.js",
     "api.js",
     "dialog.js",
     "events.js",
     "explain.js",
+    "forges.js",
     "icon.svg",
     "job-dialog.js",
     "jobs.js",
     "main.js",
     "page.js",
     "profiles.js",
+    "promises.js",
     "screens.js",
     "stream.js",
     "style.css",

@@ -12,10 +12,11 @@ use poem::{
 use super::{
     contract::Contract,
     problem::{self, Problem},
-    webhooks,
+    servo::{self, Access},
+    text, webhooks,
 };
 use crate::{
-    config::{HttpConfig, Reads},
+    config::{Config, GuestsConfig, Reads},
     tokens::{Holder, Role, Tokens},
 };
 
@@ -24,9 +25,9 @@ mod names;
 mod pace;
 mod roles;
 
-use body::Guard;
+pub use body::Guard;
 use names::Names;
-use pace::Pace;
+pub use pace::Pace;
 pub use roles::{Admin, Operate};
 
 /// How long to read what was refused, so that its sender gets to read why.
@@ -58,22 +59,29 @@ struct Rules {
     deliveries: (Guard, Option<Pace>),
     tokens: Tokens,
     contract: Contract,
+    machines: Option<GuestsConfig>,
+    /// Whether the interface of Servo's monitor is there.
+    servo: bool,
 }
 
 impl Door {
     /// The door of a service that is configured like this, and that `tokens` open.
-    pub fn new(http: &HttpConfig, tokens: impl Into<Tokens>) -> Self {
+    pub fn new(config: &Config, tokens: impl Into<Tokens>) -> Self {
+        let http = &config.http;
         Self(Arc::new(Rules {
             names: Names::new(http),
             reads: http.reads(),
             body: Guard::new(http),
-            pace: http.rate.map(|rate| Pace::new(rate, "asks for more changes", "rate")),
+            pace: http.rate.map(|rate| Pace::new(rate, "asks for more changes", "rate in [http]")),
             deliveries: (
                 Guard::of_deliveries(http),
-                http.webhook_rate.map(|rate| Pace::new(rate, "delivers more", "webhook_rate")),
+                http.webhook_rate
+                    .map(|rate| Pace::new(rate, "delivers more", "webhook_rate in [http]")),
             ),
             tokens: tokens.into(),
             contract: Contract::of_api(),
+            machines: config.guests.clone(),
+            servo: config.servo.is_some(),
         }))
     }
 
@@ -83,6 +91,7 @@ impl Door {
         endpoint: Arc<E>,
         mut request: Request,
     ) -> poem::Result<Response> {
+        let is_servo = self.0.servo && servo::allow(request.original_uri().path()).is_some();
         let mut response = match self.0.admit(&mut request) {
             Err(refusal) => {
                 discard(&mut request).await;
@@ -90,6 +99,10 @@ impl Door {
             }
             Ok(()) => self.0.answer(endpoint, request).await,
         };
+        if is_servo {
+            // Its clients are scripts, which show what they are told.
+            response = text::of_response(response).await;
+        }
         let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
         let headers = response.headers_mut();
         if unauthorized {
@@ -114,6 +127,10 @@ impl Door {
 impl Rules {
     /// Finds out who sends `request` and refuses what cannot be granted, whatever it asks for.
     fn admit(&self, request: &mut Request) -> Result<(), Box<Response>> {
+        if self.machines.as_ref().is_some_and(|machines| machines.is_machines(address(request))) {
+            let detail = "this is not for machines; they are served at listen in [guests]";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail).into());
+        }
         let host = self.names.host(request)?;
         if webhooks::is_delivery(request) {
             let (body, pace) = &self.deliveries;
@@ -128,10 +145,13 @@ impl Rules {
             }
         }
         let holder = self.holder(request)?;
-        let wanted = match (reads, self.reads) {
-            (false, _) => Some(Role::Operate),
-            (true, Reads::Token) if !is_open(request) => Some(Role::Read),
-            (true, _) => None,
+        let servo = servo::access(request.method(), request.original_uri().path());
+        let wanted = match (servo.filter(|_| self.servo), reads, self.reads) {
+            (Some(Access::Open | Access::Proven), _, _) => None,
+            (Some(Access::Admin), _, _) => Some(Role::Admin),
+            (Some(Access::Token), _, _) | (None, false, _) => Some(Role::Operate),
+            (None, true, Reads::Token) if !is_open(request) => Some(Role::Read),
+            (None, true, _) => None,
         };
         if let Some(wanted) = wanted {
             roles::check(holder.as_ref(), wanted)?;
@@ -176,7 +196,8 @@ impl Rules {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-            let allow = self.contract.allow(&path);
+            let of_servo = servo::allow(&path).filter(|_| self.servo);
+            let allow = of_servo.unwrap_or_else(|| self.contract.allow(&path));
             response = if method == Method::OPTIONS {
                 StatusCode::NO_CONTENT.into_response()
             } else {
@@ -207,7 +228,8 @@ fn is_open(request: &Request) -> bool {
     OPEN.contains(&path) || path.starts_with(PAGE_FILES)
 }
 
-fn address(request: &Request) -> IpAddr {
+/// Who sends a request, as far as this service sees.
+pub fn address(request: &Request) -> IpAddr {
     let address = request.remote_addr().as_socket_addr().map(|address| address.ip());
     address.unwrap_or(IpAddr::from([0, 0, 0, 0])).to_canonical()
 }

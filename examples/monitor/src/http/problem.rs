@@ -4,6 +4,9 @@ use poem::{IntoResponse, Response, http::StatusCode};
 use poem_openapi::{ApiResponse, Object, payload::Json};
 use runner_core::error::chain;
 
+/// What refusals are.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
 /// Why a request was refused.
 #[derive(Debug, Object)]
 pub struct ProblemDetails {

@@ -103,6 +103,7 @@ impl ReservationsApi {
             id: ReservationId::new(format!("r-{:016x}", rand::random::<u64>()))?,
             profile,
             count: wish.count,
+            at_least: None,
             owner: by.name().to_string(),
             purpose: wish.purpose,
             until: after(time),

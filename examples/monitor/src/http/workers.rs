@@ -39,6 +39,8 @@ use crate::config::units::Period;
 
 /// How long a picture of a screen is good enough for the next who asks.
 const FRESH: Duration = Duration::from_secs(2);
+/// How long one is kept.
+const PICTURE_KEPT: Duration = Duration::from_secs(60);
 /// How long a picture may take.
 const PICTURE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a machine may be kept.
@@ -55,15 +57,31 @@ pub struct WorkersApi(pub Shared);
 pub struct Pictures(Mutex<BTreeMap<WorkerName, (Instant, Bytes)>>);
 
 impl Pictures {
-    fn get(&self, worker: &WorkerName) -> Option<Bytes> {
+    /// The last one, if it is not older than this.
+    pub fn within(&self, age: Duration, worker: &WorkerName) -> Option<Bytes> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|_, (at, _)| at.elapsed() < FRESH);
-        kept.get(worker).map(|(_, png)| png.clone())
+        kept.retain(|_, (at, _)| at.elapsed() < PICTURE_KEPT);
+        kept.get(worker).filter(|(at, _)| at.elapsed() < age).map(|(_, png)| png.clone())
     }
 
     fn put(&self, worker: WorkerName, png: Bytes) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.insert(worker, (Instant::now(), png));
+    }
+}
+
+impl Shared {
+    /// What is on a worker's screen now.
+    pub(super) async fn picture(&self, worker: &WorkerName) -> Result<Bytes, Problem> {
+        let taken = timeout(PICTURE_LIMIT, self.0.hypervisor.screenshot(worker)).await;
+        let Ok(taken) = taken else {
+            let limit = PICTURE_LIMIT.as_secs();
+            let detail = format!("{worker} did not show its screen within {limit} s");
+            return Err(Problem::new(poem::http::StatusCode::GATEWAY_TIMEOUT, detail));
+        };
+        let Png(png) = taken?;
+        self.0.pictures.put(worker.clone(), png.clone());
+        Ok(png)
     }
 }
 
@@ -279,17 +297,10 @@ impl WorkersApi {
     #[oai(path = "/workers/:name/screenshot", method = "get", operation_id = "show_screen")]
     async fn screenshot(&self, name: Path<String>) -> Result<Picture, Problem> {
         let worker = worker_name(&name)?;
-        if let Some(png) = self.0.0.pictures.get(&worker) {
-            return Ok(Picture::Png(Binary(png.into())));
-        }
-        let taken = timeout(PICTURE_LIMIT, self.0.0.hypervisor.screenshot(&worker)).await;
-        let Ok(taken) = taken else {
-            let limit = PICTURE_LIMIT.as_secs();
-            let detail = format!("{worker} did not show its screen within {limit} s");
-            return Err(Problem::new(poem::http::StatusCode::GATEWAY_TIMEOUT, detail));
+        let png = match self.0.0.pictures.within(FRESH, &worker) {
+            Some(png) => png,
+            None => self.0.picture(&worker).await?,
         };
-        let Png(png) = taken?;
-        self.0.0.pictures.put(worker, png.clone());
         Ok(Picture::Png(Binary(png.into())))
     }
 

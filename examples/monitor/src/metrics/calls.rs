@@ -1,6 +1,6 @@
 //! Calls to backends, counted with how they ended and how long they took.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use prometheus::{HistogramVec, IntCounterVec, Registry};
@@ -111,6 +111,10 @@ impl Hypervisor for Counted<dyn Hypervisor> {
 
     async fn console(&self, name: &WorkerName, follow: bool) -> Result<Console> {
         self.count("console", self.inner.console(name, follow)).await
+    }
+
+    async fn given_addresses(&self, name: &WorkerName) -> Result<Vec<IpAddr>> {
+        self.count("given_addresses", self.inner.given_addresses(name)).await
     }
 
     async fn guest(&self, name: &WorkerName) -> Result<Arc<dyn Guest>> {

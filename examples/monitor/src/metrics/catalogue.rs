@@ -132,6 +132,8 @@ catalogue! {
         "Runners in a row that never came online; the forge makes no more for a while when there are many.";
     FORGE_GHOSTS: Gauge, "monitor_forge_ghosts", ["forge"],
         "Registrations that share their name with another, and will be removed.";
+    FORGE_PROGRAM: Gauge, "monitor_forge_program_refused_timestamp_seconds", ["forge", "profile", "version"],
+        "From when on the forge may refuse the runner program in the image of a profile.";
     FORGE_REQUESTS: Counter, "monitor_forge_requests_total", ["forge", "purpose"],
         "Requests to the forge's API, by what they were for: running, provision, look or poll.";
     FORGE_UNCHANGED: Counter, "monitor_forge_requests_unchanged_total", ["forge"],

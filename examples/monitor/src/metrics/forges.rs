@@ -18,6 +18,7 @@ const READ: &[Metric] = &[
     catalogue::FORGE_ACTIVE,
     catalogue::FORGE_FLAPS,
     catalogue::FORGE_GHOSTS,
+    catalogue::FORGE_PROGRAM,
     catalogue::FORGE_REQUESTS,
     catalogue::FORGE_UNCHANGED,
     catalogue::FORGE_REFUSED,
@@ -105,17 +106,20 @@ fn of<'a>(metric: &Metric, figures: &'a Figures) -> Vec<(Vec<&'a str>, f64)> {
         each.map(|(kind, its)| (vec![kind.as_str()], value(its) as f64)).collect()
     };
     match metric.name {
-        name if name == catalogue::FORGE_WELL.name => one(yes(figures.well)),
+        // What has no sources of its own knows nothing beside its lists.
+        name if name == catalogue::FORGE_WELL.name && figures.sources.is_empty() => Vec::new(),
+        name if name == catalogue::FORGE_WELL.name => one(yes(figures.ill.is_none())),
         name if name == catalogue::FORGE_SOURCE.name => {
             let each = figures.sources.iter();
-            each.map(|(source, profile, well)| {
-                (vec![*source, profile.as_ref().map_or("", |name| name.as_str())], yes(*well))
+            each.map(|its| {
+                let profile = its.profile.as_ref().map_or("", |name| name.as_str());
+                (vec![its.kind, profile], yes(its.ill.is_none()))
             })
             .collect()
         }
         name if name == catalogue::FORGE_ACTIVE.name => {
-            let each = figures.active.iter();
-            each.filter_map(|(profile, source)| Some((vec![(*source)?, profile.as_str()], 1.0)))
+            let each = figures.asked.iter();
+            each.filter_map(|(profile, asked)| Some((vec![asked.now?, profile.as_str()], 1.0)))
                 .collect()
         }
         name if name == catalogue::FORGE_FLAPS.name => {
@@ -123,6 +127,14 @@ fn of<'a>(metric: &Metric, figures: &'a Figures) -> Vec<(Vec<&'a str>, f64)> {
             each.map(|(profile, count)| (vec![profile.as_str()], (*count).into())).collect()
         }
         name if name == catalogue::FORGE_GHOSTS.name => one(figures.ghosts as f64),
+        name if name == catalogue::FORGE_PROGRAM.name => {
+            let each = figures.programs.iter();
+            each.filter_map(|(profile, program)| {
+                let at = seconds(jiff::Timestamp::UNIX_EPOCH, program.refused_from?);
+                Some((vec![profile.as_str(), program.version.as_str()], at))
+            })
+            .collect()
+        }
         name if name == catalogue::FORGE_REQUESTS.name => {
             let each = figures.budget.iter().flat_map(|its| its.calls.iter());
             each.map(|(purpose, count)| (vec![*purpose], *count as f64)).collect()

@@ -59,9 +59,17 @@ pub fn runner_archive(file: &Path, server: &str, gate: &Gate) -> String {
         ("opt/actions-runner/job.sh", &gate.script()),
         ("opt/actions-runner/server", server),
     ]);
-    let sha256 = Sha256::digest(&files).iter().map(|b| format!("{b:02x}")).collect();
-    fs::write(file, files).unwrap();
-    sha256
+    write(file, &files)
+}
+
+/// Writes an archive of files for a machine; gives its hash.
+pub fn machine_archive(file: &Path, files: &[(&str, &str)]) -> String {
+    write(file, &archive(files))
+}
+
+fn write(file: &Path, archive: &[u8]) -> String {
+    fs::write(file, archive).unwrap();
+    Sha256::digest(archive).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn archive(files: &[(&str, &str)]) -> Vec<u8> {

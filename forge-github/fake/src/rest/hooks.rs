@@ -147,11 +147,12 @@ pub(super) fn test(state: &mut State, request: &Request) -> Answer {
 pub(super) fn deliveries(state: &mut State, request: &Request) -> Answer {
     let hook = find(state, request)?.id;
     let status = request.query("status");
-    let deliveries = state.deliveries_of(hook).filter(|delivery| {
-        let failed = delivery.outcome.as_ref().is_none_or(|outcome| outcome.code >= 400);
-        status.is_none_or(|status| (status == "failure") == failed)
-    });
-    page::by_cursor(request, deliveries.map(|delivery| delivery.json()).collect())
+    let deliveries =
+        state.deliveries_of(hook).filter(page::from_cursor(request)).filter(|delivery| {
+            let failed = delivery.outcome.as_ref().is_none_or(|outcome| outcome.code >= 400);
+            status.is_none_or(|status| (status == "failure") == failed)
+        });
+    page::by_cursor(request, deliveries.map(|delivery| delivery.json()))
 }
 
 pub(super) fn delivery(state: &mut State, request: &Request) -> Answer {

@@ -18,7 +18,7 @@ pub(super) fn repository(state: &State, request: &Request) -> Result<i64, Refusa
 
 fn find<'a>(state: &'a State, request: &Request) -> Result<&'a Job, Refusal> {
     let (repository, id) = (repository(state, request)?, request.number("job_id")?);
-    let job = state.jobs.get(&id).filter(|job| job.repository == repository);
+    let job = state.jobs.get(id).filter(|job| job.repository == repository);
     job.ok_or_else(Refusal::not_found)
 }
 

@@ -1,5 +1,7 @@
 //! Workflow runs.
 
+use std::collections::BTreeSet;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -29,9 +31,16 @@ pub(super) fn list(state: &mut State, request: &Request) -> Answer {
             && is("head_sha", &run.sha)
             && request.query("created").is_none_or(|range| in_range(&seconds(run.created), range))
     };
-    // The newest first.
-    let runs = state.runs.values().rev().filter(wanted);
-    let runs: Vec<Value> = runs.map(|run| run.json(state, &request.addresses)).collect();
+    let json = |run: &Run| run.json(state, &request.addresses);
+    // The newest first. Those that are under way are found without looking at all that are over.
+    let runs: Vec<Value> = match request.query("status") {
+        Some("queued" | "in_progress" | "waiting") => {
+            let open: BTreeSet<i64> = state.jobs.open().map(|job| job.run).collect();
+            let open = open.iter().rev().filter_map(|id| state.runs.get(id));
+            open.filter(wanted).map(json).collect()
+        }
+        _ => state.runs.values().rev().filter(wanted).map(json).collect(),
+    };
     page::counted(request, "workflow_runs", runs)
 }
 
@@ -77,7 +86,7 @@ pub(super) fn delete(state: &mut State, request: &Request) -> Answer {
     }
     let id = run.id;
     state.runs.remove(&id);
-    state.jobs.retain(|_, job| job.run != id);
+    state.jobs.remove_run(id);
     state.artifacts.retain(|_, artifact| artifact.run != id);
     Reply::no_content()
 }

@@ -12,7 +12,7 @@ use crate::{
 impl State {
     /// Tells the set of a job how it is.
     pub(crate) fn tell_scale_sets(&mut self, id: i64) {
-        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(job) = self.jobs.get(id) else { return };
         match (job.status, job.scale_set) {
             (JobStatus::Queued, None) => self.spread_jobs(),
             (JobStatus::InProgress, Some(set)) => {
@@ -43,10 +43,10 @@ impl State {
 
     /// Gives queued jobs to the sets that their labels name, and as many to each as its listener has room for.
     pub(super) fn spread_jobs(&mut self) {
-        let queued = |job: &&Job| job.status == JobStatus::Queued && job.assigned.is_none();
-        let queued: Vec<_> = self.jobs.values().filter(queued).map(|job| job.id).collect();
+        let free = self.jobs.queued().filter(|job| job.assigned.is_none());
+        let queued: Vec<_> = free.map(|job| job.id).collect();
         for id in queued {
-            let Some(job) = self.jobs.get(&id) else { continue };
+            let Some(job) = self.jobs.get(id) else { continue };
             if let Some(set) = job.scale_set {
                 if self.has_room(set) {
                     self.assign_to_set(set, id);
@@ -61,7 +61,7 @@ impl State {
             };
             let set = set.id;
             if self.must_acquire {
-                if let Some(job) = self.jobs.get_mut(&id) {
+                if let Some(job) = self.jobs.get_mut(id) {
                     job.offered = Some(set);
                 }
                 let url = format!(
@@ -71,7 +71,7 @@ impl State {
                 self.tell_set(set, id, "JobAvailable", json!({ "acquireJobUrl": url }));
                 continue;
             }
-            if let Some(job) = self.jobs.get_mut(&id) {
+            if let Some(job) = self.jobs.get_mut(id) {
                 job.scale_set = Some(set);
             }
             if self.has_room(set) {
@@ -88,19 +88,15 @@ impl State {
     }
 
     fn has_room(&self, set: i64) -> bool {
-        let open = |job: &&Job| {
-            job.scale_set == Some(set)
-                && job.assigned.is_some()
-                && job.status != JobStatus::Completed
-        };
-        let open = self.jobs.values().filter(open).count();
+        let its = |job: &&Job| job.scale_set == Some(set) && job.assigned.is_some();
+        let open = self.jobs.open().filter(its).count();
         let set = self.scale_sets.iter().find(|one| one.id == set);
         set.is_some_and(|set| set.session.is_some() && open < set.capacity)
     }
 
     fn assign_to_set(&mut self, set: i64, id: i64) {
         let now = self.now();
-        if let Some(job) = self.jobs.get_mut(&id) {
+        if let Some(job) = self.jobs.get_mut(id) {
             (job.scale_set, job.offered, job.assigned) = (Some(set), None, Some(now));
         }
         self.tell_set(set, id, "JobAssigned", json!({}));
@@ -113,7 +109,7 @@ impl State {
             return Err(Exception::new(StatusCode::BAD_REQUEST, "ArgumentException", message));
         }
         let offered = |id: &&i64| {
-            let job = self.jobs.get(id);
+            let job = self.jobs.get(**id);
             job.is_some_and(|job| job.offered == Some(set) && job.status == JobStatus::Queued)
         };
         let acquired: Vec<i64> = ids.iter().filter(offered).copied().collect();
@@ -124,7 +120,7 @@ impl State {
     }
 
     fn tell_set(&mut self, set: i64, id: i64, kind: &str, more: Value) {
-        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(job) = self.jobs.get(id) else { return };
         let repository = self.repository_by_id(job.repository);
         let (owner, name) =
             repository.map(|r| (r.owner.as_str(), r.name.as_str())).unwrap_or_default();

@@ -85,13 +85,13 @@ impl State {
     /// How much there is to do, and how many are there to do it.
     pub(super) fn statistics(&self, set: i64) -> Value {
         let jobs = |is: fn(&crate::job::Job) -> bool| {
-            self.jobs.values().filter(|job| job.scale_set == Some(set) && is(job)).count()
+            self.jobs.open().filter(|job| job.scale_set == Some(set) && is(job)).count()
         };
         let offered = |job: &&crate::job::Job| {
             job.status == JobStatus::Queued
                 && (job.offered == Some(set) || job.scale_set == Some(set))
         };
-        let available = self.jobs.values().filter(offered).filter(|job| job.assigned.is_none());
+        let available = self.jobs.open().filter(offered).filter(|job| job.assigned.is_none());
         let runners = |is: fn(&crate::runner::Runner) -> bool| {
             let of_set = self.runners.values().filter(|runner| runner.scale_set == Some(set));
             of_set.filter(|runner| is(runner)).count()
@@ -226,7 +226,7 @@ impl ScaleSet {
 /// The jobs that wait in it wait for someone else.
 pub(super) fn delete(state: &mut State, id: i64) -> Served {
     state.scale_sets.retain(|set| set.id != id);
-    for job in state.jobs.values_mut().filter(|job| job.status == JobStatus::Queued) {
+    for job in state.jobs.queued_mut() {
         if job.scale_set == Some(id) || job.offered == Some(id) {
             (job.scale_set, job.offered, job.assigned) = (None, None, None);
         }

@@ -29,6 +29,12 @@ pub(in crate::config) fn edits(old: &[GitlabConfig], new: &[GitlabConfig]) -> Ed
 impl Edits {
     fn between(&mut self, old: &GitlabConfig, new: &GitlabConfig) {
         let name = &new.name;
+        if old.run_single || new.run_single {
+            if old != new {
+                self.restart.push(format!("gitlab.{name}"));
+            }
+            return;
+        }
         let live = changed(&[
             ("administration", old.administration != new.administration),
             ("deny", old.access.deny != new.access.deny),

@@ -56,6 +56,7 @@ pub(in crate::config) struct Gitlab {
     verify_every: Option<Spanned<Period>>,
     keep_alive: Option<Spanned<Period>>,
     builds_dir: Option<Spanned<String>>,
+    run_single: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -88,6 +89,8 @@ pub(in crate::config) struct Place {
 
 /// The shortest that GitLab takes for `maximum_timeout`.
 const SHORTEST: Duration = Duration::from_secs(600);
+/// Why a key is of no use where GitLab's own runner takes the jobs; the key comes last.
+const NOT_SEEN: &str = "jobs are taken in the machine, and seen here only when they run: remove ";
 /// More would only be jobs that wait here and not where another runner may have them.
 const MOST_AHEAD: usize = 100;
 
@@ -128,7 +131,7 @@ fn place(
             let ids = (section.group_id, section.project_id);
             Some(GitlabAdministration {
                 token: secret(source, base, &format!("{key}.token"), token)?,
-                place: of_type(source, &key, head, section.runner_type, ids)?,
+                place: of_type(source, &key, head.clone(), section.runner_type, ids)?,
                 expose_runners: section.expose_runners.is_none_or(Spanned::into_inner),
             })
         }
@@ -147,6 +150,26 @@ fn place(
             None
         }
     };
+    let (run_single_at, run_single) = match section.run_single {
+        Some(given) => (given.span(), given.into_inner()),
+        None => (head.clone(), false),
+    };
+    if run_single {
+        let problem = match (&section.deny, &section.allow, section.images.as_slice()) {
+            (Some(_), ..) | (_, Some(_), _) => Some(NOT_SEEN.to_owned() + "deny and allow"),
+            (.., [_, ..]) => Some(NOT_SEEN.to_owned() + "images"),
+            _ if administration.is_none() => Some(
+                "each machine has a runner of its own, which is made with a token: \
+                 token = { file = \"…\" }"
+                    .to_owned(),
+            ),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            let key = format!("{key}.run_single");
+            return Err(source.problem(Some(run_single_at), key, problem));
+        }
+    }
     let access = Access { deny: section.deny, allow: section.allow }.rules(source, &key)?;
     for (index, rule) in section.images.iter().enumerate() {
         if let Err(error) = compose::check_gitlab_image(rule.get_ref()) {
@@ -190,6 +213,7 @@ fn place(
         images: section.images.iter().map(|rule| rule.get_ref().clone()).collect(),
         limits,
         builds_dir,
+        run_single,
         profiles: Default::default(),
     };
     let images_at = section.images.iter().map(Spanned::span).collect();
@@ -247,6 +271,18 @@ impl Place {
         said: OfGitlab,
         access: Rules,
     ) -> Result<(), Wrong> {
+        if self.config.run_single {
+            let keys = [
+                ("deny", !access.deny.is_empty()),
+                ("allow", !access.allow.is_empty()),
+                ("runner_token", said.runner_token.is_some()),
+                ("gateway", said.gateway == Some(true)),
+            ];
+            let given = keys.into_iter().find_map(|(key, is_there)| is_there.then_some(key));
+            if let Some(field) = given {
+                return Err(Wrong::Field(field, format!("{NOT_SEEN}{field}")));
+            }
+        }
         let token = said.runner_token;
         let token = token.map(|token| secret(source, base, &format!("{key}.runner_token"), token));
         let token = token.transpose().map_err(Wrong::Placed)?;

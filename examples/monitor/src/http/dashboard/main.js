@@ -2,9 +2,11 @@
 import { $, clock, keyed, make, say, span, told } from "./page.js";
 import * as api from "./api.js";
 import * as events from "./events.js";
+import * as forges from "./forges.js";
 import * as jobDialog from "./job-dialog.js";
 import * as jobs from "./jobs.js";
 import * as profiles from "./profiles.js";
+import * as promises from "./promises.js";
 import * as screens from "./screens.js";
 import * as workerDialog from "./worker-dialog.js";
 import * as workers from "./workers.js";
@@ -13,9 +15,11 @@ import { prepare } from "./dialog.js";
 
 const THEMES = ["system", "light", "dark"];
 let known = "";
+let seen = "";
 let status = null;
 let lost = null;
 let streams = [];
+let duties = [];
 
 /** Takes in what the pool says now. */
 function update(news) {
@@ -26,15 +30,22 @@ function update(news) {
     profiles.learn().then(() => profiles.show(status.profiles)).catch(() => {});
   }
   profiles.show(status.profiles);
+  if (sightOfForges() !== seen) {
+    seen = sightOfForges();
+    forges.refresh();
+  }
   workers.update(news.workers, news.gone, news.whole);
   workerDialog.refresh();
   jobs.update(status);
+  promises.refreshSoon();
   showSights();
   showCapacity();
 }
 
 const sights = () => [["hypervisor", status.hypervisor], ["images", status.builder],
   ...Object.entries(status.forges).map(([name, sight]) => [`forge ${name}`, sight])];
+
+const sightOfForges = () => JSON.stringify(status.forges);
 
 function showSights() {
   keyed($("sights"), sights(), ([name]) => name, () => make("li"), (item, [name, sight]) => {
@@ -52,6 +63,7 @@ function showAlerts() {
     for (const [name, sight] of sights()) {
       if (!sight.seen) alerts.push([name, `The ${name} cannot be seen`, `${told(sight.reason)}. Nothing that depends on it is decided.`, false]);
     }
+    for (const [key, title, text] of duties) alerts.push([key, title, text, true]);
     if (status.draining) alerts.push(["draining", "The pool is being emptied", "Jobs end, and no worker is made.", true]);
   }
   keyed($("alerts"), alerts, ([key]) => key,
@@ -112,6 +124,10 @@ async function begin() {
       }
     },
   }));
+  forges.start((found) => {
+    duties = found;
+    showAlerts();
+  });
   streams.push(await events.start((event) => {
     if (event.kinds.has("jobs")) jobs.refreshSoon();
   }));

@@ -1,6 +1,6 @@
 // The kinds of runner: counts against targets, and the last hour.
 import { $, button, heard, keyed, make, say, span, toast } from "./page.js";
-import { ask, at, has, onToken, token } from "./api.js";
+import { ask, at, has, now, onToken, token } from "./api.js";
 
 export const PHASES = ["busy", "reserved", "idle", "starting", "over", "unseen"];
 // Phases that are told only where there is something to tell.
@@ -58,7 +58,7 @@ function create([name]) {
   const parts = {
     name: make("div", "name", make("b", "", name), make("span")),
     bars: make("div", "bars"),
-    ready: make("span"), most: make("span"),
+    ready: make("span"), most: make("span"), image: make("span"),
     numbers: make("div", "numbers"), segments: {}, counts: {},
     waits: make("span", "waits"),
   };
@@ -72,7 +72,7 @@ function create([name]) {
     parts.counts[phase] = { number, count };
     parts.numbers.append(number);
   }
-  parts.numbers.append(parts.waits, make("span", "targets", parts.ready, parts.most));
+  parts.numbers.append(parts.waits, make("span", "targets", parts.ready, parts.most, parts.image));
   parts.bars.setAttribute("role", "img");
   parts.spark = document.createElementNS(SVG, "svg");
   parts.spark.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
@@ -119,6 +119,8 @@ function update(row, [name, counts]) {
   say(parts.ready, `${counts.idle} of ${counts.min_idle} ready`);
   parts.ready.classList.toggle("short", short);
   say(parts.most, `${all} of ${counts.max} workers`);
+  say(parts.image, imageOf(counts));
+  parts.image.classList.toggle("short", counts.build === "failed" || !counts.image_built_at);
   say(parts.waits, `${counts.queued} waiting`);
   parts.waits.hidden = !counts.queued;
   parts.waits.classList.toggle("some", counts.queued > 0);
@@ -129,6 +131,13 @@ function update(row, [name, counts]) {
   }
   const numbers = series.get(name);
   if (numbers && !numbers.drawn) draw(parts.spark, name, numbers, counts.max);
+}
+
+/** How old the image is that new workers boot, and how the build of the next one goes. */
+function imageOf({ image_built_at: built, build }) {
+  const age = built ? `image ${span(now() - Date.parse(built))} old` : "no image";
+  const word = { building: "next one is built", failed: "build failed" }[build];
+  return word ? `${age}, ${word}` : age;
 }
 
 function draw(svg, name, numbers, max) {

@@ -19,6 +19,9 @@ use crate::{config::HttpConfig, http::problem::Problem, remote::MAX_DELIVERY_BYT
 /// How fast a body must come in the long run, in bytes a second.
 const SLOWEST: u64 = 1024;
 
+/// The largest body of a machine's request, in bytes.
+const MOST_OF_MACHINES: u64 = 64 << 10;
+
 /// What every body must keep to.
 #[derive(Clone, Copy)]
 pub struct Guard {
@@ -49,6 +52,12 @@ impl Guard {
     pub fn of_deliveries(http: &HttpConfig) -> Self {
         let way_out = "no forge sends more";
         Self { limit: MAX_DELIVERY_BYTES, patience: http.body_timeout, way_out }
+    }
+
+    /// For machines' requests, which have little to say.
+    pub fn of_machines(http: &HttpConfig) -> Self {
+        let way_out = "no machine needs to say more";
+        Self { limit: MOST_OF_MACHINES, patience: http.body_timeout, way_out }
     }
 
     /// Refuses a body by what the head of the request says of it.

@@ -29,7 +29,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// At most `rate` of `what`, which is `key` in `[http]`.
+    /// At most `rate` of `what`, which is `key` of a configuration.
     pub fn new(rate: Rate, what: &'static str, key: &'static str) -> Self {
         let each = (rate.per / rate.times.get()).max(Duration::from_nanos(1));
         let quota =
@@ -48,7 +48,7 @@ impl Pace {
         // Rounded up: whoever comes back then is let in.
         let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let detail = format!(
-            "{address} {} than {}; try again in {wait} s, or raise {} in [http]",
+            "{address} {} than {}; try again in {wait} s, or raise {}",
             self.what, self.rate, self.key
         );
         let mut response = Problem::too_many(detail).into_response();
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn each_address_has_its_own_measure() {
-        let pace = Pace::new("3/h".parse().unwrap(), "asks for more changes", "rate");
+        let pace = Pace::new("3/h".parse().unwrap(), "asks for more changes", "rate in [http]");
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         for _ in 0..3 {
             assert!(pace.check(one).is_ok());
@@ -93,6 +93,10 @@ mod tests {
 
     #[test]
     fn the_largest_rate_is_a_rate() {
-        Pace::new(format!("{}/s", u32::MAX).parse().unwrap(), "asks for more changes", "rate");
+        Pace::new(
+            format!("{}/s", u32::MAX).parse().unwrap(),
+            "asks for more changes",
+            "rate in [http]",
+        );
     }
 }

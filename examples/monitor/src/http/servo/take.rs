@@ -1,0 +1,183 @@
+//! Takes idle workers for a job: at once, or not at all.
+
+use std::sync::Arc;
+
+use poem::{
+    IntoResponse, Request, Response, handler,
+    http::StatusCode,
+    web::{Data, Json, Path},
+};
+use runner_core::{
+    Error, ProfileName,
+    error::chain,
+    reservation::{Reservation, ReserveRequest},
+};
+use serde_json::Value;
+
+use super::{
+    Servo,
+    asked::{self, Asked, Refused},
+    show,
+};
+use crate::{
+    http::{text, workers::after},
+    remote::{NotProven, Proven},
+};
+
+/// What proves too little may be proven soon, after so many seconds.
+const TRY_AGAIN: u64 = 5;
+
+/// One worker: `{id, runner}`, or `null`.
+#[handler]
+pub async fn one(request: &Request, key: Path<String>, servo: Data<&Arc<Servo>>) -> Response {
+    let taken = async {
+        let (profile, asked) = (asked::profile(&key)?, Asked::read(request)?);
+        servo.take(&asked, profile, 1).await
+    };
+    // One that was lost is being replaced: whoever asks again gets its successor.
+    answer(taken.await.map(|taken| taken.and_then(|runners| runners.into_iter().next())))
+}
+
+/// So many workers, all or none: `[{id, runner}]`, or `null`.
+#[handler]
+pub async fn several(
+    request: &Request,
+    Path((key, count)): Path<(String, String)>,
+    servo: Data<&Arc<Servo>>,
+) -> Response {
+    let taken = async {
+        let (profile, count) = (asked::profile(&key)?, asked::count(&count)?);
+        servo.take(&Asked::read(request)?, profile, count).await
+    };
+    answer(taken.await.map(|taken| taken.map(Value::from)))
+}
+
+/// As many workers as the job's artifact says, all or none: `[{id, runner}]`, or `null`.
+#[handler]
+pub async fn select(request: &Request, servo: Data<&Arc<Servo>>) -> Response {
+    let taken = async {
+        let asked = Asked::read(request)?;
+        // Whoever lost the answer asks again, and the proof was good once.
+        if let Some(held) = servo.held(&asked) {
+            return Ok(Some(servo.runners(&held)));
+        }
+        let (profile, count) = servo.prove(&asked).await?;
+        servo.take(&asked, profile, count).await
+    };
+    answer(taken.await.map(|taken| taken.map(Value::from)))
+}
+
+fn answer(taken: Result<Option<Value>, Refused>) -> Response {
+    match taken {
+        Ok(taken) => Json(taken).into_response(),
+        Err(refused) => *refused,
+    }
+}
+
+impl Servo {
+    /// Reserves workers for a job, or finds that too few are idle.
+    pub async fn take(
+        &self,
+        asked: &Asked,
+        profile: ProfileName,
+        count: u32,
+    ) -> Result<Option<Vec<Value>>, Refused> {
+        let request = ReserveRequest {
+            id: asked.id.clone(),
+            profile: profile.clone(),
+            count,
+            at_least: None,
+            owner: asked.repository.clone(),
+            purpose: asked.purpose(),
+            until: after(self.config.reserve_timeout),
+        };
+        match self.shared.0.pool.reserve(request).await {
+            Ok(held) if is_of(&held, asked) && held.profile == profile => {
+                Ok(Some(self.runners(&held)))
+            }
+            Ok(_) => {
+                let detail = format!(
+                    "unique_id {} is another reservation's; make up one for each job",
+                    asked.id
+                );
+                Err(Box::new(text::refusal(StatusCode::CONFLICT, detail)))
+            }
+            Err(Error::Exhausted { .. }) => Ok(None),
+            Err(error) => Err(refused(&error, &profile)),
+        }
+    }
+
+    /// The reservation that this job has already.
+    pub fn held(&self, asked: &Asked) -> Option<Reservation> {
+        let status = self.shared.status();
+        let mut held = status.reservations.iter().filter(|held| held.id == asked.id);
+        held.find(|held| is_of(held, asked)).cloned()
+    }
+
+    /// What a job's artifact proves: which workers it may have, and how many.
+    pub async fn prove(&self, asked: &Asked) -> Result<(ProfileName, u32), Refused> {
+        let refuse = |detail: &str| Box::new(text::refusal(StatusCode::FORBIDDEN, detail));
+        let Some(prover) = &self.prover else {
+            return Err(refuse(
+                "no repository may reserve by an artifact here; name some in repositories of [servo]",
+            ));
+        };
+        let status = self.shared.status();
+        let of_repository = status
+            .reservations
+            .iter()
+            .filter(|held| held.owner.eq_ignore_ascii_case(&asked.repository));
+        let held = of_repository.map(|held| held.workers.len()).sum::<usize>();
+        let proven = prover.prove(&asked.claim(), u32::try_from(held).unwrap_or(u32::MAX)).await;
+        match proven {
+            Ok(Proven { profile: Some(profile), count }) => Ok((profile, count)),
+            Ok(Proven { profile: None, .. }) => {
+                Err(refuse("the artifact names no profile: self_hosted_image_name is missing"))
+            }
+            Err(NotProven::Malformed(why)) => Err(asked::bad(why)),
+            Err(NotProven::TooMany(why)) => Err(Box::new(text::refusal(StatusCode::CONFLICT, why))),
+            Err(NotProven::Refused(why)) => {
+                tracing::info!(
+                    repository = asked.repository,
+                    run = asked.run,
+                    why,
+                    "A proof was refused."
+                );
+                Err(refuse(&why))
+            }
+            Err(NotProven::Failed(error)) => {
+                tracing::warn!(error = chain(&error), "A proof could not be checked.");
+                let detail = format!("{error}; try again");
+                Err(Box::new(text::later(detail, TRY_AGAIN)))
+            }
+        }
+    }
+
+    /// The workers of a reservation, as they are told.
+    pub fn runners(&self, held: &Reservation) -> Vec<Value> {
+        let status = self.shared.status();
+        let told = held.workers.iter().map(|worker| {
+            let seen = status.workers.iter().find(|seen| seen.name == *worker);
+            show::runner(worker, seen, Some(held), &status)
+        });
+        told.collect()
+    }
+}
+
+/// Whether a reservation is this job's.
+fn is_of(held: &Reservation, asked: &Asked) -> bool {
+    held.owner == asked.repository && held.purpose == asked.purpose()
+}
+
+/// What the pool refused.
+pub fn refused(error: &Error, profile: &ProfileName) -> Refused {
+    match error {
+        Error::NotFound { .. } => asked::unknown_profile(profile.as_str()),
+        Error::Invalid { .. } => asked::bad(error.to_string()),
+        Error::Busy { .. } => Box::new(text::refusal(StatusCode::CONFLICT, error.to_string())),
+        _ => {
+            tracing::error!(error = chain(error), "A request failed.");
+            Box::new(text::later(format!("{error}; try again"), TRY_AGAIN))
+        }
+    }
+}
