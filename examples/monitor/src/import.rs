@@ -88,10 +88,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("github_api_suffix", "runners are called as their workers; several hosts may share a GitHub"),
     ("monitor_thread_send_timeout", "no request waits for the loop"),
     ("monitor_thread_recv_timeout", "no request waits for the loop"),
-    (
-        "monitor_reserve_timeout",
-        "a reservation has the end that its asker names, and its worker goes when nothing came",
-    ),
+    ("monitor_reserve_timeout", "a reservation has the end that its asker names"),
     ("tokenless_select_artifact_max_age", "it belongs to Servo's own routes, not to the pool"),
     ("main_repo_path", "images are built outside; nothing is injected into them"),
     ("dont_update_cached_servo_repo", "images are built outside; nothing is injected into them"),
