@@ -1655,12 +1655,14 @@ impl Kind {
     }
 }
 
+type Change<'a> = &'a dyn Fn(&mut Worker);
+
 /// A host of so many GiB with these kinds, under an override of those that ask for something.
 fn world_of(capacity: u64, kinds: &[Kind]) -> World {
     let mut world =
         world().but(|w| w.observed.capacity.as_mut().expect("known").memory_mib = capacity * 1024);
     for (kind, profile) in kinds.iter().zip(["a", "b", "c", "d"]) {
-        let phases: [(u32, &dyn Fn(&mut Worker)); 4] = [
+        let phases: [(u32, Change); 4] = [
             (kind.idle, &|_| ()),
             (kind.busy, &busy),
             (kind.reserved, &|w| {
