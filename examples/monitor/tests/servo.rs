@@ -10,7 +10,7 @@ use std::{
 };
 
 use fake_github::JobStatus;
-use paper::{Answer, Setting, TOKEN, World, eventually, job, uuid};
+use paper::{Answer, Setting, TOKEN, World, eventually, has, job, uuid};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -276,18 +276,6 @@ fn github_that_cannot_be_asked_is_worth_another_try() {
         answer.status.is_success().then_some(answer)
     });
     assert!(taken.is_something(), "the proof was not used up: {}", taken.text());
-}
-
-fn has(program: &str) -> bool {
-    let output = Command::new(program).arg("--version").output();
-    if output.is_ok_and(|output| output.status.success()) {
-        return true;
-    }
-    let required = std::env::var("RUNNER_TEST_REQUIRE").unwrap_or_default();
-    let mut required = required.split([',', ' ']);
-    assert!(!required.any(|name| name == program), "{program} is required and missing");
-    println!("skipped: {program} is missing");
-    false
 }
 
 fn runner_select(world: &World, way: &str, id: &str, run: i64) -> Output {

@@ -5,7 +5,7 @@ mod paper;
 use std::{path::Path, process::Command};
 
 use fake_github::{Conclusion, JobRequest, JobStatus};
-use paper::{Answer, Setting, World, job, uuid};
+use paper::{Answer, Setting, World, has, job, uuid};
 use reqwest::{Method, StatusCode};
 use runner_core::ProfileName;
 
@@ -96,9 +96,7 @@ fn a_place_is_taken_with_its_token_when_its_turn_has_come() {
 
 #[test]
 fn the_published_steps_stand_in_the_queue_until_it_is_their_turn() {
-    let has = |program: &str| Command::new(program).arg("--version").output().is_ok();
     if !has("curl") || !has("jq") {
-        println!("skipped: curl or jq is missing");
         return;
     }
     let world = world(1);

@@ -435,6 +435,19 @@ pub fn job(id: &str, repository: &str, run: i64) -> String {
     format!("unique_id={id}&qualified_repo={repository}&run_id={run}")
 }
 
+/// Whether a program is there; where it is missing, says so, and fails if it is required.
+pub fn has(program: &str) -> bool {
+    let output = Command::new(program).arg("--version").output();
+    if output.is_ok_and(|output| output.status.success()) {
+        return true;
+    }
+    let required = std::env::var("RUNNER_TEST_REQUIRE").unwrap_or_default();
+    let mut required = required.split([',', ' ']);
+    assert!(!required.any(|name| name == program), "{program} is required and missing");
+    println!("skipped: {program} is missing");
+    false
+}
+
 /// A random id such as workflows make.
 pub fn uuid() -> String {
     uuid::Uuid::new_v4().to_string()

@@ -37,7 +37,7 @@ function update(news) {
   workers.update(news.workers, news.gone, news.whole);
   workerDialog.refresh();
   jobs.update(status);
-  promises.refreshSoon();
+  promises.refreshSoon(status);
   showSights();
   showCapacity();
 }

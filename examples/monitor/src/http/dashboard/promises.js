@@ -5,9 +5,11 @@ import { ask, has, now } from "./api.js";
 // How long to wait after a change before asking again.
 const PAUSE = 1000;
 let due = 0;
+let overridden = false;
 
 /** Asks what is promised, soon. */
-export function refreshSoon() {
+export function refreshSoon(status) {
+  ({ overridden } = status);
   due ||= setTimeout(async () => {
     try {
       await refresh();
@@ -19,14 +21,8 @@ export function refreshSoon() {
 
 async function refresh() {
   const list = async (path) => (has("GET", path) ? ask(path) : []);
-  const one = async (path) => {
-    if (!has("GET", path)) return null;
-    return ask(path).catch((error) => {
-      if (error.status === 404) return null;
-      throw error;
-    });
-  };
-  const [held, queue, policy] = await Promise.all([list("/reservations"), list("/queue"), one("/override")]);
+  const [held, queue, policy] = await Promise.all([list("/reservations"), list("/queue"),
+    overridden && has("GET", "/override") ? ask("/override") : null]);
   const items = [
     ...(policy ? [["override", "override", overriding(policy), `by ${policy.by}, until ${clock(policy.until)}`]] : []),
     ...held.map((it) => [`held ${it.id}`, "held", `${it.workers.length} of ${it.profile} for ${it.owner}`,

@@ -19,6 +19,8 @@ pub struct PoolStatus {
     at: Option<String>,
     /// Whether the pool is being emptied.
     draining: bool,
+    /// Whether a policy override holds.
+    overridden: bool,
     /// How many actions are in flight.
     in_flight: u32,
     /// Whether the hypervisor can be seen.
@@ -212,6 +214,7 @@ impl From<&Status> for PoolStatus {
         Self {
             at: status.at.as_ref().map(text),
             draining: status.draining,
+            overridden: status.policy.is_some(),
             in_flight: status.in_flight,
             hypervisor: (&status.hypervisor).into(),
             builder: (&status.builder).into(),
