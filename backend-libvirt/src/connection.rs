@@ -161,9 +161,7 @@ impl Connection {
         let link = link.map_err(|failure| match failure.code() {
             Some(
                 ErrorNumber::AuthFailed | ErrorNumber::AuthCancelled | ErrorNumber::AccessDenied,
-            ) => {
-                runner_core::Error::unauthorized(format!("libvirt at {uri}"), failure.to_string())
-            }
+            ) => runner_core::Error::unauthorized(format!("libvirt at {uri}"), failure.to_string()),
             _ => failure.doing(format!("connect to {uri}")),
         })?;
         let (state, _) = watch::channel(State::Up(Arc::new(link)));

@@ -159,10 +159,9 @@ impl fmt::Display for Why {
             Self::NotPromised => f.write_str("its reservation does not hold any more"),
             Self::Expired => f.write_str("its time is over"),
             Self::Spent => f.write_str("none of its workers is left"),
-            Self::NotMarked { worker, tries, error } => write!(
-                f,
-                "its forge did not mark worker {worker}, tried {tries} times: {error}"
-            ),
+            Self::NotMarked { worker, tries, error } => {
+                write!(f, "its forge did not mark worker {worker}, tried {tries} times: {error}")
+            }
             Self::NobodyAsks { patience } => {
                 write!(f, "nobody asked after it for {} s", patience.as_secs())
             }
@@ -268,7 +267,10 @@ impl fmt::Display for WhyNot {
                 write!(f, "the last try failed ({error}), the next one is at {until:.0}")
             }
             Self::NoReservation { id } => {
-                write!(f, "it asks for reservation {id}, which is not there: make it, or cancel the job")
+                write!(
+                    f,
+                    "it asks for reservation {id}, which is not there: make it, or cancel the job"
+                )
             }
             Self::NoProfileServes { labels } if labels.is_empty() => {
                 f.write_str("no profile of that name is offered")

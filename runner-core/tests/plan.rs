@@ -302,6 +302,7 @@ impl World {
             duration: Duration::from_secs(600),
             patience: Duration::from_secs(60),
             since: ago(900),
+            round: 0,
             kept: kept.iter().map(|worker| name(worker)).collect(),
         };
         let waiting = Waiting { entry, asked_at: ago(asked), backoff: None };
@@ -513,19 +514,13 @@ fn numbers() -> Vec<Row> {
         ),
         row(
             "idle workers that reservations wait for are no surplus",
-            world()
-                .profile("a", 0, 3)
-                .workers([idle("a-1"), idle("a-2")])
-                .needs("a", 2, true),
+            world().profile("a", 0, 3).workers([idle("a-1"), idle("a-2")]).needs("a", 2, true),
             &[],
             &[],
         ),
         row(
             "reservations beyond max wait, and it is said",
-            world()
-                .profile("a", 0, 1)
-                .workers([worker("a-1", &[&busy])])
-                .needs("a", 1, false),
+            world().profile("a", 0, 1).workers([worker("a-1", &[&busy])]).needs("a", 1, false),
             &[],
             &["profile a: the profile has all of its 1 workers"],
         ),

@@ -44,7 +44,10 @@ impl Ledger {
     }
 
     /// As [`post`](Self::post); the answer comes when they are durable, or could not be made so at once.
-    pub fn write<const N: usize>(&self, rows: [Row; N]) -> impl Future<Output = Result<()>> + Send + use<N> {
+    pub fn write<const N: usize>(
+        &self,
+        rows: [Row; N],
+    ) -> impl Future<Output = Result<()>> + Send + use<N> {
         let (done, ended) = oneshot::channel();
         {
             let mut open = self.open();

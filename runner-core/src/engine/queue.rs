@@ -5,7 +5,7 @@ use std::mem::take;
 use super::*;
 use crate::{
     queue::{
-        self, Claim, Claims, ENTRIES, EnqueueRequest, Entry, Fate, Need, Place, Stand, Take,
+        self, Claim, Claims, ENTRIES, EnqueueRequest, Entry, Fate, Need, Place, Stand, Take, Turns,
         Waiting, check_ever, fewest,
     },
     reservation::{ENDED_FOR, ENDED_KEPT, Ended},
@@ -25,8 +25,8 @@ pub(super) struct Queue {
     marked: BTreeSet<ReservationId>,
     /// Those who wait, in the order in which they are served, as of the last look.
     line: Vec<Claim>,
-    /// How many workers of a profile each owner had then.
-    shares: BTreeMap<(ProfileName, String), u32>,
+    /// Whose turn it is, for each profile.
+    turns: BTreeMap<ProfileName, Turns>,
     /// The one that several workers are collected for.
     collects: Option<ReservationId>,
     /// Idle workers that nobody in line needs.
@@ -37,8 +37,18 @@ pub(super) struct Queue {
 
 impl Queue {
     pub fn new(past: Promises, now: Timestamp) -> Self {
+        let mut turns: BTreeMap<ProfileName, Turns> = BTreeMap::new();
+        for entry in &past.entries {
+            let turns = turns.entry(entry.profile.clone()).or_default();
+            turns.entered(&entry.owner, entry.round, entry.count);
+        }
+        for (profile, turns) in &mut turns {
+            let waiting = past.entries.iter().filter(|entry| entry.profile == *profile);
+            turns.served(waiting.map(|entry| entry.round).min().unwrap_or_default());
+        }
         let entries = past.entries.into_iter();
         Self {
+            turns,
             reservations: past.reservations.into_iter().map(|r| (r.id.clone(), r)).collect(),
             // Whoever waits could not ask while nobody was there to answer.
             entries: entries.map(|entry| (entry.id.clone(), Waiting::new(entry, now))).collect(),
@@ -144,10 +154,9 @@ impl Engine {
     pub(super) fn serve_queue(&mut self, observed: &Observed, now: Timestamp) -> bool {
         let mut changed = self.mend(observed, now);
         let claims = self.claims(observed, now);
-        let (all, shares) = (claims.all(), claims.shares());
-        let line = queue::line(all, &shares);
+        let line = queue::line(claims.all());
         let served = queue::serve(&line, &self.idle(observed, now));
-        (self.queue.line, self.queue.shares) = (line, shares);
+        self.queue.line = line;
         self.queue.collects = served.collects;
         for id in served.give_back {
             if let Some(waiting) = self.queue.entries.get_mut(&id) {
@@ -231,6 +240,7 @@ impl Engine {
             reservations: &self.queue.reservations,
             entries: &self.queue.entries,
             ended: &self.queue.ended,
+            turns: &self.queue.turns,
             now,
         }
     }
@@ -277,6 +287,7 @@ impl Engine {
             }
             let workers = take(&mut waiting.entry.kept);
             let entry = waiting.entry.clone();
+            self.queue.turns.entry(entry.profile.clone()).or_default().served(entry.round);
             // Until it is taken; then its time begins.
             let until = after(after(now, entry.patience), entry.duration);
             let Entry { id, profile, owner, purpose, .. } = entry;
@@ -328,7 +339,9 @@ impl Engine {
         self.queue.free = free;
         for (id, answer) in take(&mut self.queue.asking) {
             match self.queue.reservations.get(&id) {
-                Some(held) if self.queue.marked.contains(&id) => drop(answer.send(Ok(held.clone()))),
+                Some(held) if self.queue.marked.contains(&id) => {
+                    drop(answer.send(Ok(held.clone())))
+                }
                 Some(_) if answer.is_closed() => (),
                 Some(_) => self.queue.asking.push((id, answer)),
                 None => drop(answer.send(Err(self.no_reservation(&id)))),
@@ -439,8 +452,7 @@ impl Engine {
         if self.desired.draining {
             return Err(Error::busy("the pool, which is being emptied,"));
         }
-        let entry = request.entry(now)?;
-        self.check_ever(&entry.profile, entry.at_least)?;
+        self.check_ever(&request.profile, fewest(request.count, request.at_least)?)?;
         if self.queue.entries.len() >= ENTRIES {
             return Err(Error::Exhausted {
                 resource: "places in the queue".to_owned(),
@@ -448,14 +460,17 @@ impl Engine {
                 available: format!("0 of {ENTRIES}"),
             });
         }
+        let turns = self.queue.turns.entry(request.profile.clone()).or_default();
+        let entry = request.entry(now, turns)?;
         let Entry { count, profile, owner, purpose, .. } = &entry;
-        let text = format!("to reserve {count} of profile {profile} when they are there: {purpose}");
+        let text =
+            format!("to reserve {count} of profile {profile} when they are there: {purpose}");
         self.say(Subject::Reservation(id.clone()), What::Asked { by: owner.clone(), text });
         self.forget_ended(&id);
         let claim = Claim {
             id: id.clone(),
             profile: entry.profile.clone(),
-            owner: entry.owner.clone(),
+            round: entry.round,
             since: now,
             kept: 0,
             missing: entry.count,
@@ -465,7 +480,7 @@ impl Engine {
             can_grow: true,
         };
         let line = take(&mut self.queue.line).into_iter().chain([claim]).collect();
-        self.queue.line = queue::line(line, &self.queue.shares);
+        self.queue.line = queue::line(line);
         self.queue.entries.insert(id, Waiting::new(entry, now));
         Ok(())
     }

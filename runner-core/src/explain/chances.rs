@@ -81,10 +81,14 @@ pub(crate) fn chances(
             }),
             Phase::Reserved => {
                 // Unless it is kept for one that waits, who is asked about here.
-                let held = status.reservations.iter().find(|r| Some(&r.id) == worker.reservation.as_ref());
+                let held =
+                    status.reservations.iter().find(|r| Some(&r.id) == worker.reservation.as_ref());
                 chances.extend(held.map(|held| Chance {
                     after: Some(age(now, held.until) + usual.boot.unwrap_or_default()),
-                    text: format!("worker {name} is reserved by {} until {:.0}", held.owner, held.until),
+                    text: format!(
+                        "worker {name} is reserved by {} until {:.0}",
+                        held.owner, held.until
+                    ),
                 }));
             }
             Phase::Unseen => (),

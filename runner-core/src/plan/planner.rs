@@ -271,9 +271,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let (step, why) = match &worker.reservation {
-                Some(reservation)
-                    if *phase == Phase::Reserved && runner.reserved_for.is_none() =>
-                {
+                Some(reservation) if *phase == Phase::Reserved && runner.reserved_for.is_none() => {
                     let reservation = reservation.clone();
                     let (worker, forge, runner) = (worker_name, forge_name, runner_id);
                     (Step::Mark { worker, forge, runner, reservation }, Why::Promised)

@@ -42,10 +42,9 @@ pub fn outlook(place: &Place, status: &Status, now: Timestamp) -> Outlook {
         return outlook;
     }
     if let Some(backoff) = place.backoff.as_ref().filter(|backoff| backoff.not_before > now) {
-        outlook.reasons.push(format!(
-            "{}; the next try is at {:.0}",
-            backoff.error, backoff.not_before
-        ));
+        outlook
+            .reasons
+            .push(format!("{}; the next try is at {:.0}", backoff.error, backoff.not_before));
     }
     let Some(profile) = status.offered.iter().find(|p| p.name == entry.profile) else {
         outlook.reasons.push(format!("profile {} is not offered any more", entry.profile));
@@ -174,7 +173,10 @@ mod tests {
                 outlook(false, Some(241), 60, None),
                 go("it is likely to be served in 4 min 1 s, and has 4 min 0 s left"),
             ),
-            (outlook(false, Some(1), 300, None), go("it waited for 5 min 0 s and is not served yet")),
+            (
+                outlook(false, Some(1), 300, None),
+                go("it waited for 5 min 0 s and is not served yet"),
+            ),
             (outlook(false, None, 60, Some("profile a is paused")), go("profile a is paused")),
             (outlook(false, None, 60, None), wait(240)),
         ];

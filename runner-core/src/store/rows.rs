@@ -73,11 +73,7 @@ impl Row {
             Self::Entry(id, None) => tx.execute("DELETE FROM queue WHERE id = ?1", [id.as_str()]),
             Self::Ended(_, Some(ended)) => tx.execute(
                 "INSERT OR REPLACE INTO ended_reservations (id, at, json) VALUES (?1, ?2, ?3)",
-                params![
-                    ended.reservation.id.as_str(),
-                    ended.at.as_microsecond(),
-                    to_json(ended)?
-                ],
+                params![ended.reservation.id.as_str(), ended.at.as_microsecond(), to_json(ended)?],
             ),
             Self::Ended(id, None) => {
                 tx.execute("DELETE FROM ended_reservations WHERE id = ?1", [id.as_str()])
