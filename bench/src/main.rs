@@ -12,11 +12,12 @@ mod planning;
 mod pools;
 mod real;
 mod table;
+mod takes;
 
 use table::Table;
 
 /// What is measured, memory first: it should be that of nothing else.
-const ALL: [&str; 7] = ["day", "plan", "own", "many", "api", "real", "libvirt"];
+const ALL: [&str; 8] = ["day", "plan", "own", "take", "many", "api", "real", "libvirt"];
 
 fn main() -> anyhow::Result<()> {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -40,6 +41,7 @@ async fn measure(name: &str, table: &mut Table) -> anyhow::Result<()> {
     match name {
         "plan" => planning::measure(table),
         "own" => fakes::measure_own_time(table).await?,
+        "take" => takes::measure(table).await?,
         "many" => fakes::measure_many(table).await?,
         "api" => api::measure(table).await?,
         "libvirt" => libvirt::measure(table).await?,

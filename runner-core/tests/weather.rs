@@ -42,6 +42,10 @@
 //! | images are deleted although a machine boots them | `image … was deleted under …` |
 //! | what is being destroyed holds no room | `provision … failed: not enough memory` |
 //! | a worker that is being made holds no room | `provision … failed: not enough memory` |
+//! | a worker that is promised is promised again | `… is promised to … and to …` |
+//! | an entry that nobody asks after waits for ever | `an entry is neither served nor given up` |
+//! | a reservation that ended is forgotten at once | `a job of the hub did not end`: nobody makes a worker for it |
+//! | what is kept for one that waits goes to others too | `… is promised to … and to …` |
 //! | a reservation has no end | `a reservation did not end` |
 
 use std::{

@@ -104,40 +104,53 @@ impl Queue {
     }
 
     /// Where an entry stands.
-    pub fn place(&self, waiting: &Waiting) -> Place {
+    fn place(&self, id: &ReservationId) -> Option<Place> {
+        let entry = &self.entries.get(id)?.entry;
+        let line = self.line.iter().filter(|claim| claim.profile == entry.profile);
+        let mut before = Before::default();
+        line.take_while(|claim| claim.id != *id).for_each(|claim| before.count(claim));
+        Some(self.place_behind(&self.entries[id], before))
+    }
+
+    /// Every entry, in the order in which they are served.
+    pub fn places(&self) -> Vec<Place> {
+        let mut before: BTreeMap<&ProfileName, Before> = BTreeMap::new();
+        let mut places = Vec::with_capacity(self.entries.len());
+        let served = self.entries.values().filter(|w| self.reservations.contains_key(&w.entry.id));
+        places.extend(served.map(|waiting| self.place_behind(waiting, Before::default())));
+        for claim in &self.line {
+            let before = before.entry(&claim.profile).or_default();
+            let waiting = self.entries.get(&claim.id);
+            let waiting = waiting.filter(|w| !self.reservations.contains_key(&w.entry.id));
+            places.extend(waiting.map(|waiting| self.place_behind(waiting, *before)));
+            before.count(claim);
+        }
+        // What was rolled back just now stands in line again from the next look on.
+        let told: BTreeSet<ReservationId> = places.iter().map(|p| p.entry.id.clone()).collect();
+        let rest = self.entries.values().filter(|waiting| !told.contains(&waiting.entry.id));
+        places.extend(rest.map(|waiting| self.place_behind(waiting, Before::default())));
+        places
+    }
+
+    fn place_behind(&self, waiting: &Waiting, before: Before) -> Place {
         let entry = &waiting.entry;
         let stand = match self.reservations.contains_key(&entry.id) {
             false => Stand::Waiting,
             true if self.marked.contains(&entry.id) => Stand::Ready,
             true => Stand::Marking,
         };
-        let line = self.line.iter().filter(|claim| claim.profile == entry.profile);
-        let ahead = line.take_while(|claim| stand == Stand::Waiting && claim.id != entry.id);
-        let (mut before, mut before_workers) = (0, 0);
-        for claim in ahead {
-            before += 1;
-            before_workers += claim.at_least;
-        }
-        let kept = entry.kept.len() as u32;
-        let is_waiting = stand == Stand::Waiting;
+        let waits = stand == Stand::Waiting;
+        let before = if waits { before } else { Before::default() };
+        let missing = entry.at_least.saturating_sub(entry.kept.len() as u32);
         Place {
             entry: entry.clone(),
             stand,
-            ahead: before,
-            ahead_workers: before_workers,
-            missing: if is_waiting { entry.at_least.saturating_sub(kept) } else { 0 },
+            ahead: before.claims,
+            ahead_workers: before.workers,
+            missing: if waits { missing } else { 0 },
             backoff: waiting.backoff.clone(),
             until: waiting.until(),
         }
-    }
-
-    /// Every entry, in the order in which they are served.
-    pub fn places(&self) -> Vec<Place> {
-        let at: BTreeMap<&ReservationId, usize> =
-            self.line.iter().enumerate().map(|(at, claim)| (&claim.id, at)).collect();
-        let mut waiting: Vec<&Waiting> = self.entries.values().collect();
-        waiting.sort_by_key(|waiting| at.get(&waiting.entry.id));
-        waiting.into_iter().map(|waiting| self.place(waiting)).collect()
     }
 
     /// The ended reservations that waiting jobs ask for.
@@ -146,6 +159,20 @@ impl Queue {
         let ids: BTreeSet<&ReservationId> =
             jobs.filter_map(|job| job.reserved_for.as_ref()).collect();
         ids.into_iter().filter_map(|id| self.ended.get(id)).cloned().collect()
+    }
+}
+
+/// What is served before somebody.
+#[derive(Debug, Clone, Copy, Default)]
+struct Before {
+    claims: u32,
+    workers: u32,
+}
+
+impl Before {
+    fn count(&mut self, claim: &Claim) {
+        self.claims += 1;
+        self.workers = self.workers.saturating_add(claim.at_least);
     }
 }
 
@@ -431,9 +458,10 @@ impl Engine {
         if let Err(error) = self.admit(request, now) {
             return drop(answer.send(Err(error)));
         }
-        let Some(waiting) = self.queue.entries.get_mut(&id) else { return };
-        waiting.asked_at = now;
-        let place = self.queue.place(&self.queue.entries[&id]);
+        let place = match self.ask_after(&id) {
+            Ok(place) => place,
+            Err(error) => return drop(answer.send(Err(error))),
+        };
         let written = self.hands.ledger.write([self.queue.entry_row(&id)]);
         tokio::spawn(async move {
             let _ = answer.send(written.await.map(|()| place));
@@ -487,11 +515,10 @@ impl Engine {
 
     pub(super) fn ask_after(&mut self, id: &ReservationId) -> Result<Place> {
         let now = self.now();
-        let Some(waiting) = self.queue.entries.get_mut(id) else {
-            return Err(self.no_reservation(id));
-        };
-        waiting.asked_at = now;
-        Ok(self.queue.place(&self.queue.entries[id]))
+        if let Some(waiting) = self.queue.entries.get_mut(id) {
+            waiting.asked_at = now;
+        }
+        self.queue.place(id).ok_or_else(|| self.no_reservation(id))
     }
 
     pub(super) fn take(&mut self, id: ReservationId, answer: oneshot::Sender<Result<Take>>) {

@@ -9,6 +9,9 @@ use jiff::Timestamp;
 
 use crate::name::{ProfileName, ReservationId, WorkerName};
 
+/// Of how many owners it is remembered what they asked for.
+const OWNERS: usize = 10_000;
+
 /// Whose turn it is among the owners that wait for one profile: start-time fair queueing, counted in workers.
 ///
 /// What an owner asks for next has its round after what it asked for before; whoever asked for nothing lately
@@ -35,6 +38,10 @@ impl Turns {
 
     /// Remembers a round that was given before, such as by an earlier process.
     pub fn entered(&mut self, owner: &str, round: u64, count: u32) {
+        if self.next.len() >= OWNERS {
+            // Whoever waits keeps its round; what owners asked for before is forgotten.
+            self.next.clear();
+        }
         let next = self.next.entry(owner.to_owned()).or_default();
         *next = (*next).max(round.saturating_add(count.into()));
     }
