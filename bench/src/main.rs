@@ -11,13 +11,14 @@ mod libvirt;
 mod planning;
 mod pools;
 mod real;
+mod reserve;
 mod table;
 mod takes;
 
 use table::Table;
 
 /// What is measured, memory first: it should be that of nothing else.
-const ALL: [&str; 8] = ["day", "plan", "own", "many", "api", "takes", "real", "libvirt"];
+const ALL: [&str; 9] = ["day", "plan", "own", "reserve", "many", "api", "takes", "real", "libvirt"];
 
 fn main() -> anyhow::Result<()> {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -41,6 +42,7 @@ async fn measure(name: &str, table: &mut Table) -> anyhow::Result<()> {
     match name {
         "plan" => planning::measure(table),
         "own" => fakes::measure_own_time(table).await?,
+        "reserve" => reserve::measure(table).await?,
         "many" => fakes::measure_many(table).await?,
         "api" => api::measure(table).await?,
         "takes" => takes::measure(table).await?,

@@ -4,9 +4,9 @@
 //! then, and [takes](crate::Pool::take) it when it is ready. The rules, which [`line`] and [`serve`] decide
 //! from facts alone:
 //!
-//! * **First come, first served**, for each profile, and with a fair share for each owner: what an owner
-//!   holds or has asked for before puts its next request back, by [`STEP`] for each worker and by [`MOST`]
-//!   in all. So nobody is overtaken by those who come more than an hour later, and never by their own.
+//! * **First come, first served**, for each profile, and by turns between owners: see [`Turns`]. An owner's
+//!   requests are served in their order, and another owner goes before one of them no more often than its
+//!   owner asked for something before it.
 //! * **Nobody is overtaken for being large.** What the first in line of a profile cannot have yet, nobody
 //!   behind it gets. If it wants several workers, each that gets idle is kept for it, up to as many as it
 //!   wants; one request in the whole pool is so collected for at a time, so that no two wait for each other's.
@@ -35,7 +35,7 @@ mod outlook;
 
 pub use claims::Need;
 pub(crate) use claims::{Claims, Fate};
-pub use order::{Claim, MOST, STEP, Served, line, serve};
+pub use order::{Claim, Served, Turns, line, serve};
 pub use outlook::{Decision, Outlook, decide, outlook};
 
 /// How many entries may wait.
@@ -84,6 +84,8 @@ pub struct Entry {
     pub patience: Duration,
     /// Since when it waits.
     pub since: Timestamp,
+    /// The round in which its owner has its turn.
+    pub round: u64,
     /// The workers kept for it while it waits for the rest.
     pub kept: BTreeSet<WorkerName>,
 }
@@ -157,14 +159,27 @@ impl EnqueueRequest {
     ///
     /// # Errors
     /// `Invalid` for numbers that cannot be.
-    pub(crate) fn entry(self, now: Timestamp) -> Result<Entry> {
+    pub(crate) fn entry(self, now: Timestamp, turns: &mut Turns) -> Result<Entry> {
         let at_least = fewest(self.count, self.at_least)?;
         let Self { id, profile, count, owner, purpose, duration, patience, .. } = self;
         if duration.is_zero() || patience.is_zero() {
             return Err(Error::invalid("a time of a queue entry", "it must be above zero"));
         }
         let (since, kept) = (now, BTreeSet::new());
-        Ok(Entry { id, profile, count, at_least, owner, purpose, duration, patience, since, kept })
+        let round = turns.enter(&owner, count);
+        Ok(Entry {
+            id,
+            profile,
+            count,
+            at_least,
+            owner,
+            purpose,
+            duration,
+            patience,
+            since,
+            round,
+            kept,
+        })
     }
 }
 

@@ -43,6 +43,10 @@
 //! | images are deleted although a machine boots them | `image … was deleted under …` |
 //! | what is being destroyed holds no room | `provision … failed: not enough memory` |
 //! | a worker that is being made holds no room | `provision … failed: not enough memory` |
+//! | a worker that is promised is promised again | `… is promised to … and to …` |
+//! | an entry that nobody asks after waits for ever | `an entry is neither served nor given up` |
+//! | a reservation that ended is forgotten at once | `a job of the hub did not end`: nobody makes a worker for it |
+//! | what is kept for one that waits goes to others too | `… is promised to … and to …` |
 //! | a reservation has no end | `a reservation did not end` |
 //! | a policy override has no end | `a policy override did not end` |
 
@@ -60,13 +64,14 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use runner_core::{
     Clock, Event, EventLog, Forge, ForgeName, Hypervisor, JobId, OwnerId, Pace, Pool, PoolParts,
-    Profile, ProfileName, Resources, Store, WorkerName,
+    Profile, ProfileName, ReservationId, Resources, Status, Store, WorkerName,
     event::What,
-    fake::{Call, FakeJobState, FakeWorld, Fault},
+    fake::{Call, FakeJob, FakeJobState, FakeWorld, Fault},
     image::{Recipe, RecipeKind},
     local::{JobSpec, JobState, LocalLimits, LocalQueue, Run},
     plan::{Subject, Why},
     policy::OverrideRequest,
+    queue::{EnqueueRequest, Take},
     reservation::ReserveRequest,
     worker::{Ending, Phase},
 };
@@ -86,6 +91,10 @@ struct Storm {
     local: ForgeName,
     profiles: Vec<Profile>,
     local_jobs: BTreeMap<JobId, Expected>,
+    /// What waits in the queue, or did.
+    asked: Vec<ReservationId>,
+    /// Reservations of the hub's profile that somebody was promised, durably: their jobs must run.
+    promised: Vec<ReservationId>,
     /// Workers whose machine was killed by the storm: what ran there may be lost.
     struck: BTreeSet<WorkerName>,
     raging: Arc<AtomicBool>,
@@ -149,6 +158,8 @@ impl Storm {
             local,
             profiles,
             local_jobs: BTreeMap::new(),
+            asked: Vec::new(),
+            promised: Vec::new(),
             struck: BTreeSet::new(),
             raging,
             outage: Arc::default(),
@@ -260,8 +271,11 @@ impl Storm {
                         self.world.remove_runner(&runner);
                     }
                 }
-                63..68 => self.reserve(&life).await,
-                68..78 => life = self.die(life).await,
+                63..66 => self.reserve(&life).await,
+                66..69 => self.enqueue(&life).await,
+                69..72 => self.ask_after(&life).await,
+                72..75 => self.run_reserved(),
+                75..78 => life = self.die(life).await,
                 78..80 => {
                     self.lose_store();
                     life = self.die(life).await;
@@ -275,6 +289,7 @@ impl Storm {
                     tokio::time::sleep(wait).await;
                 }
             }
+            promised_once(&life.pool.status())?;
             // Little by little, so that the pool is met at every point of its work.
             for _ in 0..self.rng.random_range(0..50) {
                 tokio::task::yield_now().await;
@@ -296,6 +311,7 @@ impl Storm {
         self.store = Store::in_memory().expect("a store");
         self.store_lost.store(true, Ordering::Relaxed);
         self.local_jobs.clear();
+        self.promised.clear();
     }
 
     /// For a while one list cannot be read. Nothing that depends on it may be unmade.
@@ -420,8 +436,58 @@ impl Storm {
             purpose: "weather".to_owned(),
             until,
         };
+        let (id, pulled) = (request.id.clone(), request.profile == name("pulled"));
         // There may be too few.
-        drop(life.pool.reserve(request).await);
+        if life.pool.reserve(request).await.is_ok() && pulled {
+            self.promised.push(id);
+        }
+    }
+
+    async fn enqueue(&mut self, life: &Life) {
+        let profile = self.any(self.profiles.clone()).expect("there are profiles");
+        let count = self.rng.random_range(1..=profile.max);
+        let fewest = self.rng.random_range(1..=count);
+        let request = EnqueueRequest {
+            id: name(&format!("q{}", self.rng.random::<u32>())),
+            profile: profile.name,
+            count,
+            at_least: self.rng.random_bool(0.3).then_some(fewest),
+            owner: ["one", "two"][self.rng.random_range(0..2)].to_owned(),
+            purpose: "weather".to_owned(),
+            duration: self.seconds(60.0) + Duration::from_secs(1),
+            patience: self.seconds(300.0) + Duration::from_secs(1),
+        };
+        let id = request.id.clone();
+        // The host may be too small for so many.
+        if life.pool.enqueue(request).await.is_ok() {
+            self.asked.push(id);
+        }
+    }
+
+    /// Somebody comes back for what they wait for, and takes it if it is there.
+    async fn ask_after(&mut self, life: &Life) {
+        for id in self.asked.clone() {
+            let Ok(Take::Taken(held)) = life.pool.take(&id).await else { continue };
+            self.asked.retain(|asked| *asked != id);
+            if held.profile == name("pulled") {
+                self.promised.push(id);
+            }
+        }
+    }
+
+    /// A job of somebody who was promised workers, perhaps long ago.
+    fn run_reserved(&mut self) {
+        if let Some(id) = self.any(self.promised.clone()) {
+            let takes = self.seconds(60.0);
+            self.world.submit_for(&self.hub, &name("pulled"), Some(&id), takes);
+        }
+    }
+
+    /// Whether this job may wait for ever: what it asks for was lost with the store.
+    fn is_hopeless(&self, job: &FakeJob) -> bool {
+        let id = job.reserved_for.as_ref();
+        let is_known = id.is_none_or(|id| self.promised.contains(id));
+        !is_known && job.state == FakeJobState::Queued
     }
 
     /// Waits until nothing is left to do, or for three hours.
@@ -436,10 +502,10 @@ impl Storm {
     }
 
     async fn unsettled(&self, life: &Life) -> Option<String> {
-        let waits = |job: &runner_core::fake::FakeJob| {
-            matches!(job.state, FakeJobState::Queued | FakeJobState::Running(..))
-        };
-        if let Some(job) = self.world.jobs().into_iter().find(waits) {
+        let waits =
+            |job: &FakeJob| matches!(job.state, FakeJobState::Queued | FakeJobState::Running(..));
+        let hopeful = |job: &FakeJob| !self.is_hopeless(job);
+        if let Some(job) = self.world.jobs().into_iter().filter(hopeful).find(waits) {
             return Some(format!("a job of the hub did not end: {job:?}"));
         }
         for job in life.queue.jobs(None, 1_000).await.expect("jobs") {
@@ -448,6 +514,12 @@ impl Storm {
             }
         }
         let status = life.pool.status();
+        if let Err(twice) = promised_once(&status) {
+            return Some(twice);
+        }
+        if !status.queue.is_empty() {
+            return Some(format!("an entry is neither served nor given up: {:?}", status.queue));
+        }
         if !status.reservations.is_empty() {
             return Some(format!("a reservation did not end: {:?}", status.reservations));
         }
@@ -494,6 +566,7 @@ impl Storm {
         }
         for job in self.world.jobs() {
             match &job.state {
+                _ if self.is_hopeless(&job) => (),
                 FakeJobState::Done if job.begun == 1 => (),
                 FakeJobState::Lost if !self.struck.is_empty() && job.begun == 1 => (),
                 _ => return Err(format!("a job of the hub went wrong: {job:?}")),
@@ -608,6 +681,21 @@ impl Storm {
         let left = self.world.hypervisor().instances().await.expect("list");
         if left.is_empty() { Ok(()) } else { Err(format!("left over: {left:?}")) }
     }
+}
+
+/// No worker is promised to two, and no reservation has more than it was for, jobs run again aside.
+fn promised_once(status: &Status) -> Result<(), String> {
+    let held = status.reservations.iter().map(|held| (&held.id, &held.workers));
+    let kept = status.queue.iter().map(|place| (&place.entry.id, &place.entry.kept));
+    let mut whose: BTreeMap<&WorkerName, &ReservationId> = BTreeMap::new();
+    for (id, workers) in held.chain(kept) {
+        for worker in workers {
+            if let Some(other) = whose.insert(worker, id) {
+                return Err(format!("{worker} is promised to {other} and to {id}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn weather(seed: u64) -> Result<(), String> {

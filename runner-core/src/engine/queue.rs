@@ -5,7 +5,7 @@ use std::mem::take;
 use super::*;
 use crate::{
     queue::{
-        self, Claim, Claims, ENTRIES, EnqueueRequest, Entry, Fate, Need, Place, Stand, Take,
+        self, Claim, Claims, ENTRIES, EnqueueRequest, Entry, Fate, Need, Place, Stand, Take, Turns,
         Waiting, check_ever, fewest,
     },
     reservation::{ENDED_FOR, ENDED_KEPT, Ended},
@@ -25,8 +25,8 @@ pub(super) struct Queue {
     marked: BTreeSet<ReservationId>,
     /// Those who wait, in the order in which they are served, as of the last look.
     line: Vec<Claim>,
-    /// How many workers of a profile each owner had then.
-    shares: BTreeMap<(ProfileName, String), u32>,
+    /// Whose turn it is, for each profile.
+    turns: BTreeMap<ProfileName, Turns>,
     /// The one that several workers are collected for.
     collects: Option<ReservationId>,
     /// Idle workers that nobody in line needs.
@@ -37,8 +37,18 @@ pub(super) struct Queue {
 
 impl Queue {
     pub fn new(past: Promises, now: Timestamp) -> Self {
+        let mut turns: BTreeMap<ProfileName, Turns> = BTreeMap::new();
+        for entry in &past.entries {
+            let turns = turns.entry(entry.profile.clone()).or_default();
+            turns.entered(&entry.owner, entry.round, entry.count);
+        }
+        for (profile, turns) in &mut turns {
+            let waiting = past.entries.iter().filter(|entry| entry.profile == *profile);
+            turns.served(waiting.map(|entry| entry.round).min().unwrap_or_default());
+        }
         let entries = past.entries.into_iter();
         Self {
+            turns,
             reservations: past.reservations.into_iter().map(|r| (r.id.clone(), r)).collect(),
             // Whoever waits could not ask while nobody was there to answer.
             entries: entries.map(|entry| (entry.id.clone(), Waiting::new(entry, now))).collect(),
@@ -94,40 +104,53 @@ impl Queue {
     }
 
     /// Where an entry stands.
-    pub fn place(&self, waiting: &Waiting) -> Place {
+    fn place(&self, id: &ReservationId) -> Option<Place> {
+        let entry = &self.entries.get(id)?.entry;
+        let line = self.line.iter().filter(|claim| claim.profile == entry.profile);
+        let mut before = Before::default();
+        line.take_while(|claim| claim.id != *id).for_each(|claim| before.count(claim));
+        Some(self.place_behind(&self.entries[id], before))
+    }
+
+    /// Every entry, in the order in which they are served.
+    pub fn places(&self) -> Vec<Place> {
+        let mut before: BTreeMap<&ProfileName, Before> = BTreeMap::new();
+        let mut places = Vec::with_capacity(self.entries.len());
+        let served = self.entries.values().filter(|w| self.reservations.contains_key(&w.entry.id));
+        places.extend(served.map(|waiting| self.place_behind(waiting, Before::default())));
+        for claim in &self.line {
+            let before = before.entry(&claim.profile).or_default();
+            let waiting = self.entries.get(&claim.id);
+            let waiting = waiting.filter(|w| !self.reservations.contains_key(&w.entry.id));
+            places.extend(waiting.map(|waiting| self.place_behind(waiting, *before)));
+            before.count(claim);
+        }
+        // What was rolled back just now stands in line again from the next look on.
+        let told: BTreeSet<ReservationId> = places.iter().map(|p| p.entry.id.clone()).collect();
+        let rest = self.entries.values().filter(|waiting| !told.contains(&waiting.entry.id));
+        places.extend(rest.map(|waiting| self.place_behind(waiting, Before::default())));
+        places
+    }
+
+    fn place_behind(&self, waiting: &Waiting, before: Before) -> Place {
         let entry = &waiting.entry;
         let stand = match self.reservations.contains_key(&entry.id) {
             false => Stand::Waiting,
             true if self.marked.contains(&entry.id) => Stand::Ready,
             true => Stand::Marking,
         };
-        let line = self.line.iter().filter(|claim| claim.profile == entry.profile);
-        let ahead = line.take_while(|claim| stand == Stand::Waiting && claim.id != entry.id);
-        let (mut before, mut before_workers) = (0, 0);
-        for claim in ahead {
-            before += 1;
-            before_workers += claim.at_least;
-        }
-        let kept = entry.kept.len() as u32;
-        let is_waiting = stand == Stand::Waiting;
+        let waits = stand == Stand::Waiting;
+        let before = if waits { before } else { Before::default() };
+        let missing = entry.at_least.saturating_sub(entry.kept.len() as u32);
         Place {
             entry: entry.clone(),
             stand,
-            ahead: before,
-            ahead_workers: before_workers,
-            missing: if is_waiting { entry.at_least.saturating_sub(kept) } else { 0 },
+            ahead: before.claims,
+            ahead_workers: before.workers,
+            missing: if waits { missing } else { 0 },
             backoff: waiting.backoff.clone(),
             until: waiting.until(),
         }
-    }
-
-    /// Every entry, in the order in which they are served.
-    pub fn places(&self) -> Vec<Place> {
-        let at: BTreeMap<&ReservationId, usize> =
-            self.line.iter().enumerate().map(|(at, claim)| (&claim.id, at)).collect();
-        let mut waiting: Vec<&Waiting> = self.entries.values().collect();
-        waiting.sort_by_key(|waiting| at.get(&waiting.entry.id));
-        waiting.into_iter().map(|waiting| self.place(waiting)).collect()
     }
 
     /// The ended reservations that waiting jobs ask for.
@@ -139,15 +162,28 @@ impl Queue {
     }
 }
 
+/// What is served before somebody.
+#[derive(Debug, Clone, Copy, Default)]
+struct Before {
+    claims: u32,
+    workers: u32,
+}
+
+impl Before {
+    fn count(&mut self, claim: &Claim) {
+        self.claims += 1;
+        self.workers = self.workers.saturating_add(claim.at_least);
+    }
+}
+
 impl Engine {
     /// Gives idle workers to those who wait. Returns whether anything changed.
     pub(super) fn serve_queue(&mut self, observed: &Observed, now: Timestamp) -> bool {
         let mut changed = self.mend(observed, now);
         let claims = self.claims(observed, now);
-        let (all, shares) = (claims.all(), claims.shares());
-        let line = queue::line(all, &shares);
+        let line = queue::line(claims.all());
         let served = queue::serve(&line, &self.idle(observed, now));
-        (self.queue.line, self.queue.shares) = (line, shares);
+        self.queue.line = line;
         self.queue.collects = served.collects;
         for id in served.give_back {
             if let Some(waiting) = self.queue.entries.get_mut(&id) {
@@ -231,6 +267,7 @@ impl Engine {
             reservations: &self.queue.reservations,
             entries: &self.queue.entries,
             ended: &self.queue.ended,
+            turns: &self.queue.turns,
             now,
         }
     }
@@ -277,6 +314,7 @@ impl Engine {
             }
             let workers = take(&mut waiting.entry.kept);
             let entry = waiting.entry.clone();
+            self.queue.turns.entry(entry.profile.clone()).or_default().served(entry.round);
             // Until it is taken; then its time begins.
             let until = after(after(now, entry.patience), entry.duration);
             let Entry { id, profile, owner, purpose, .. } = entry;
@@ -420,9 +458,10 @@ impl Engine {
         if let Err(error) = self.admit(request, now) {
             return drop(answer.send(Err(error)));
         }
-        let Some(waiting) = self.queue.entries.get_mut(&id) else { return };
-        waiting.asked_at = now;
-        let place = self.queue.place(&self.queue.entries[&id]);
+        let place = match self.ask_after(&id) {
+            Ok(place) => place,
+            Err(error) => return drop(answer.send(Err(error))),
+        };
         let written = self.hands.ledger.write([self.queue.entry_row(&id)]);
         tokio::spawn(async move {
             let _ = answer.send(written.await.map(|()| place));
@@ -441,8 +480,7 @@ impl Engine {
         if self.desired.draining {
             return Err(Error::busy("the pool, which is being emptied,"));
         }
-        let entry = request.entry(now)?;
-        self.check_ever(&entry.profile, entry.at_least)?;
+        self.check_ever(&request.profile, fewest(request.count, request.at_least)?)?;
         if self.queue.entries.len() >= ENTRIES {
             return Err(Error::Exhausted {
                 resource: "places in the queue".to_owned(),
@@ -450,6 +488,8 @@ impl Engine {
                 available: format!("0 of {ENTRIES}"),
             });
         }
+        let turns = self.queue.turns.entry(request.profile.clone()).or_default();
+        let entry = request.entry(now, turns)?;
         let Entry { count, profile, owner, purpose, .. } = &entry;
         let text =
             format!("to reserve {count} of profile {profile} when they are there: {purpose}");
@@ -458,7 +498,7 @@ impl Engine {
         let claim = Claim {
             id: id.clone(),
             profile: entry.profile.clone(),
-            owner: entry.owner.clone(),
+            round: entry.round,
             since: now,
             kept: 0,
             missing: entry.count,
@@ -468,18 +508,17 @@ impl Engine {
             can_grow: true,
         };
         let line = take(&mut self.queue.line).into_iter().chain([claim]).collect();
-        self.queue.line = queue::line(line, &self.queue.shares);
+        self.queue.line = queue::line(line);
         self.queue.entries.insert(id, Waiting::new(entry, now));
         Ok(())
     }
 
     pub(super) fn ask_after(&mut self, id: &ReservationId) -> Result<Place> {
         let now = self.now();
-        let Some(waiting) = self.queue.entries.get_mut(id) else {
-            return Err(self.no_reservation(id));
-        };
-        waiting.asked_at = now;
-        Ok(self.queue.place(&self.queue.entries[id]))
+        if let Some(waiting) = self.queue.entries.get_mut(id) {
+            waiting.asked_at = now;
+        }
+        self.queue.place(id).ok_or_else(|| self.no_reservation(id))
     }
 
     pub(super) fn take(&mut self, id: ReservationId, answer: oneshot::Sender<Result<Take>>) {

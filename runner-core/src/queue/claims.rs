@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Claim, Waiting};
+use super::{Claim, Turns, Waiting};
 use crate::{
     hypervisor::ExitReason,
     name::{JobId, ProfileName, ReservationId, WorkerName},
@@ -100,6 +100,7 @@ pub(crate) struct Claims<'a> {
     pub reservations: &'a BTreeMap<ReservationId, Reservation>,
     pub entries: &'a BTreeMap<ReservationId, Waiting>,
     pub ended: &'a BTreeMap<ReservationId, Ended>,
+    pub turns: &'a BTreeMap<ProfileName, Turns>,
     pub now: Timestamp,
 }
 
@@ -110,17 +111,6 @@ impl Claims<'_> {
         let forge = seen.and_then(|worker| worker.forge());
         let marks = forge.and_then(|forge| self.observed.forges.get(forge));
         Fate::of(id, seen, phase, marks.is_some_and(|forge| forge.reserves), used)
-    }
-
-    /// How many workers of each profile each owner has.
-    pub fn shares(&self) -> BTreeMap<(ProfileName, String), u32> {
-        let mut shares: BTreeMap<(ProfileName, String), u32> = BTreeMap::new();
-        for held in self.reservations.values() {
-            let has = |name: &&WorkerName| matches!(self.phases.get(*name), Some((phase, _)) if !matches!(phase, Phase::Over(_)));
-            let count = held.workers.iter().filter(has).count() as u32;
-            *shares.entry((held.profile.clone(), held.owner.clone())).or_default() += count;
-        }
-        shares
     }
 
     /// Everyone who waits: entries, and reservations that lack workers.
@@ -150,7 +140,7 @@ impl Claims<'_> {
             (!is_held).then(|| Claim {
                 id: entry.id.clone(),
                 profile: entry.profile.clone(),
-                owner: entry.owner.clone(),
+                round: entry.round,
                 since: entry.since,
                 kept,
                 missing: entry.count.saturating_sub(kept),
@@ -171,7 +161,7 @@ impl Claims<'_> {
         Claim {
             id: of.id.clone(),
             profile: of.profile.clone(),
-            owner: of.owner.clone(),
+            round: self.turns.get(&of.profile).map_or(0, Turns::now),
             since,
             kept: 0,
             missing,

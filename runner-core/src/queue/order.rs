@@ -3,17 +3,55 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::name::{ProfileName, ReservationId, WorkerName};
 
-/// By how much a worker that its owner holds, or has asked for before, puts a claim back.
-pub const STEP: Duration = Duration::from_secs(5 * 60);
-/// By how much a claim is put back at most: it is never overtaken by one that comes later than this.
-pub const MOST: Duration = Duration::from_secs(3600);
+/// Of how many owners it is remembered what they asked for.
+const OWNERS: usize = 10_000;
+
+/// Whose turn it is among the owners that wait for one profile: start-time fair queueing, counted in workers.
+///
+/// What an owner asks for next has its round after what it asked for before; whoever asked for nothing lately
+/// begins in the round that is served now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Turns {
+    now: u64,
+    /// The round in which an owner's next request begins, where that is later than now.
+    next: BTreeMap<String, u64>,
+}
+
+impl Turns {
+    /// The round that is served now.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// The round of what `owner` asks for now.
+    pub fn enter(&mut self, owner: &str, count: u32) -> u64 {
+        let round = self.next.get(owner).map_or(self.now, |next| self.now.max(*next));
+        self.entered(owner, round, count);
+        round
+    }
+
+    /// Remembers a round that was given before, such as by an earlier process.
+    pub fn entered(&mut self, owner: &str, round: u64, count: u32) {
+        if self.next.len() >= OWNERS {
+            // Whoever waits keeps its round; what owners asked for before is forgotten.
+            self.next.clear();
+        }
+        let next = self.next.entry(owner.to_owned()).or_default();
+        *next = (*next).max(round.saturating_add(count.into()));
+    }
+
+    /// Goes on to a round, as somebody in it is served.
+    pub fn served(&mut self, round: u64) {
+        self.now = self.now.max(round);
+        self.next.retain(|_, next| *next > self.now);
+    }
+}
 
 /// Somebody who waits for workers: an entry of the queue, or a reservation that lacks some.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +60,8 @@ pub struct Claim {
     pub id: ReservationId,
     /// Which kind of worker.
     pub profile: ProfileName,
-    /// Whose share it counts for.
-    pub owner: String,
+    /// The round in which its owner has its turn: see [`Turns`].
+    pub round: u64,
     /// Since when it waits.
     pub since: Timestamp,
     /// How many are kept for it already.
@@ -40,24 +78,15 @@ pub struct Claim {
     pub can_grow: bool,
 }
 
-/// Puts claims in the order in which they are served. `held` says how many workers of a profile each owner
-/// has already.
-pub fn line(mut claims: Vec<Claim>, held: &BTreeMap<(ProfileName, String), u32>) -> Vec<Claim> {
-    claims.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-    let mut before = held.clone();
-    let mut turns: Vec<(bool, Timestamp, Claim)> = Vec::with_capacity(claims.len());
-    for claim in claims {
-        let before = before.entry((claim.profile.clone(), claim.owner.clone())).or_default();
-        let back =
-            if claim.begun { Duration::ZERO } else { STEP.saturating_mul(*before).min(MOST) };
-        let back = SignedDuration::try_from(back).unwrap_or(SignedDuration::MAX);
-        let turn = claim.since.saturating_add(back).unwrap_or(Timestamp::MAX);
-        *before = before.saturating_add(claim.kept).saturating_add(claim.missing);
-        turns.push((claim.kept > 0 || claim.begun, turn, claim));
-    }
-    // Whoever has begun goes on: two that each had a part of what both need would wait for ever.
-    turns.sort_by_key(|(goes_on, turn, _)| (Reverse(*goes_on), *turn));
-    turns.into_iter().map(|(_, _, claim)| claim).collect()
+/// Puts claims in the order in which they are served.
+pub fn line(mut claims: Vec<Claim>) -> Vec<Claim> {
+    claims.sort_by(|a, b| {
+        // Whoever has begun goes on: two that each had a part of what both need would wait for ever.
+        let turn =
+            |claim: &Claim| (Reverse(claim.begun || claim.kept > 0), claim.round, claim.since);
+        (turn(a), &a.id).cmp(&(turn(b), &b.id))
+    });
+    claims
 }
 
 /// Who gets what.
