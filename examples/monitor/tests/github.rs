@@ -332,7 +332,8 @@ fn a_job_that_may_not_run_is_refused_before_its_first_step_and_says_why() {
     world.monitor.event(&[&worker, "its machine begins job", "\"acme/widgets\"", "actor \"mona\""]);
     // Beside it, one that may not.
     world.refuses("eve");
-    assert_eq!(world.monitor.workers("busy"), [&*worker]);
+    world.until("the other goes on", |world| world.monitor.workers("busy") == [&*worker]);
+    assert_eq!(world.job(job).status, JobStatus::InProgress);
     world.ends(job, &worker);
     world.monitor.event(&[&worker, "its machine has ended job"]);
     // Whom it concerns next is a matter of an edit.
