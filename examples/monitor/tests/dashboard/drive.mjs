@@ -226,7 +226,7 @@ const steps = {
     const row = page.locator(".job", { hasText: job.id });
     await row.click();
     await page.waitForSelector("#job-dialog[open]");
-    assert.equal(await page.textContent("#job-dialog-title"), probe);
+    await until("its title", async () => await page.textContent("#job-dialog-title") === probe);
     await until("the whole log", async () => await page.textContent("#job-dialog .stream-state") === "complete");
     const log = await page.$$eval("#job-dialog .terminal div", (lines) => lines.map((line) => line.textContent));
     assert.deepEqual(log, [probe, "red plain green"]);
