@@ -1,12 +1,6 @@
 //! `monitor doctor` and a GitHub, over real HTTP: what is well, and each failure that it knows.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 
 use fake_github::{FakeGitHub, Fault, FaultRule, Level, Limits, Permissions};
 use serde_json::Value;
@@ -87,9 +81,8 @@ impl Host {
             .env("MONITOR_CACHE", self.file("cache"))
             .output()
             .unwrap();
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("{error}: {}", String::from_utf8_lossy(&output.stderr))
-        });
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
         let text = |check: &Value, key: &str| check[key].as_str().unwrap_or_default().to_owned();
         let token = fs::read_to_string(self.file("token")).unwrap_or_default();
         assert!(token.is_empty() || !report.to_string().contains(&token), "it tells the token");
@@ -116,8 +109,7 @@ impl Host {
 
     /// All that was sent is as GitHub describes it.
     fn lawful(&self) {
-        let wrong: Vec<String> =
-            self.github.violations().iter().map(ToString::to_string).collect();
+        let wrong: Vec<String> = self.github.violations().iter().map(ToString::to_string).collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }
