@@ -88,19 +88,22 @@ fn access(name: &str, found: &GithubSurvey) -> Check {
         (Ok(()), Ok(())) => {
             Check::ok(&name, format!("runners of {} can be seen, registered and removed", found.at))
         }
-        (Ok(()), Err(error)) | (Err(error), _) => {
-            Check::failure(&name, chain(error), way_in(error, found))
-        }
+        (Ok(()), Err(error)) => Check::failure(
+            &name,
+            format!("runners can be seen, and neither registered nor removed: {}", chain(error)),
+            way_in(error, found),
+        ),
+        (Err(error), _) => Check::failure(&name, chain(error), way_in(error, found)),
     }
 }
 
 /// What to do about a GitHub that says no.
 fn way_in(error: &Error, found: &GithubSurvey) -> String {
-    let swap = "write it into its file; a service that runs takes it without a restart";
+    let swap = "write another token into its file: a service that runs takes it without a restart";
     match error {
-        Error::Unauthorized { .. } | Error::NotFound { .. } => {
-            format!("it takes {}; {swap}", found.needs)
-        }
+        // What it takes is said already.
+        Error::Unauthorized { .. } => format!("grant that, or {swap}"),
+        Error::NotFound { .. } => format!("it takes {}; grant that, or {swap}", found.needs),
         Error::RateLimited { wait } => {
             format!("wait {} s; something else spends from the same limit", wait.as_secs())
         }

@@ -226,7 +226,7 @@ const steps = {
     const row = page.locator(".job", { hasText: job.id });
     await row.click();
     await page.waitForSelector("#job-dialog[open]");
-    assert.equal(await page.textContent("#job-dialog-title"), probe);
+    await until("its title", async () => await page.textContent("#job-dialog-title") === probe);
     await until("the whole log", async () => await page.textContent("#job-dialog .stream-state") === "complete");
     const log = await page.$$eval("#job-dialog .terminal div", (lines) => lines.map((line) => line.textContent));
     assert.deepEqual(log, [probe, "red plain green"]);
@@ -309,6 +309,31 @@ const steps = {
     await until("its end", async () => !(await one.api(`/workers?limit=1000`)).workers.some((worker) => worker.name === name && worker.phase === "idle"));
     await page.keyboard.press("Escape");
     await page.click('#phases [data-phase="idle"]');
+  },
+
+  async "forges elsewhere are told of: what took over, why, and what needs doing"({ page }) {
+    // The crowd has none: these are what a service with some answers.
+    const broken = { since: "2026-01-01T00:00:00Z", reason: "GitHub answered 503" };
+    const forges = [{
+      name: "github", place: "organization acme at github.com", usable: false, paused_seconds: 0, limits: {}, ...broken,
+      sources: [{ kind: "webhook", reliable: false, ...broken }, { kind: "poll", reliable: true }],
+      profiles: { linux: { source: "poll", order: ["webhook", "poll"], failed_over: true,
+        program: { version: "2.320.0", warning: "GitHub will refuse runner 2.320.0 from 2026-01-03T00:00:00Z on" } } },
+      notes: [{ at: "2026-01-01T00:00:01Z", text: "poll took over" }],
+    }];
+    assert.ok(await page.locator("#forges").isHidden(), "nothing is said where there is nothing to say");
+    await page.route("**/api/v2/forges", (route) => route.fulfill({ json: forges }));
+    const row = page.locator(".forge");
+    await row.waitFor();
+    await page.waitForSelector(".forge .reason:has-text('503')");
+    assert.match(await row.locator(".state").textContent(), /^not usable since/);
+    assert.equal(await row.locator(".chain [aria-current]").textContent(), "poll");
+    assert.match(await row.locator(".why").textContent(), /^poll has taken over: GitHub answered 503$/);
+    await page.waitForSelector(".alerts .mild:has-text('runner 2.320.0')");
+    await inspect(page, "forges");
+    await shoot(page, "forges");
+    await page.unroute("**/api/v2/forges");
+    await row.waitFor({ state: "hidden" });
   },
 
   async "the theme follows the system, until one is chosen"({ page }) {
