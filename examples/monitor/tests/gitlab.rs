@@ -485,12 +485,12 @@ fn gitlabs_own_runner_takes_the_job_in_a_machine_that_is_gone_with_it() {
     // As QEMU's network calls this host.
     let program = RUN_SINGLE
         .replace("\ntoken=$(cat", "\nurl=http://10.0.2.2${url#http://127.0.0.1}\ntoken=$(cat");
-    assert_ne!(program, RUN_SINGLE);
+    let program = program.replace("./job.sh", "/opt/runner/job.sh");
     let world = World::with("run_single = true", "", |monitor, config| {
         let files = [
             ("opt/runner/start.sh", forge_gitlab::guest::START),
             ("usr/bin/gitlab-runner", &*program),
-            ("work/gitlab-runner/job.sh", "echo a job of its own runner\n"),
+            ("opt/runner/job.sh", "echo a job of its own runner\n"),
         ];
         let sha256 = machine_archive(&monitor.dir.path().join("runner.tar"), &files);
         let image = format!(
