@@ -170,6 +170,7 @@ impl Simulation {
             id: id.clone(),
             profile: ProfileName::new(PROFILE).unwrap(),
             count: 1,
+            at_least: None,
             owner: "mona".to_owned(),
             purpose: "a simulation".to_owned(),
             until,

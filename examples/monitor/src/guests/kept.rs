@@ -176,7 +176,7 @@ mod tests {
         let script = || async { again.boot_script(&worker).await.unwrap() };
         assert_eq!(script().await.as_deref(), Some("#!/bin/sh\n"));
         assert_eq!(script().await.as_deref(), Some("#!/bin/sh\n"));
-        assert_eq!(again.workers().await.unwrap(), [worker.clone()]);
+        assert_eq!(again.workers().await.unwrap(), std::slice::from_ref(&worker));
         again.remove(&worker).await.unwrap();
         assert_eq!(fs::read_dir(dir.path().join("guests")).unwrap().count(), 0);
         again.remove(&worker).await.unwrap();

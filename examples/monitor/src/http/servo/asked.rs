@@ -151,8 +151,8 @@ mod tests {
         for query in [
             String::new(),
             format!("unique_id={ID}&qualified_repo=servo/servo"),
-            format!("unique_id=&qualified_repo=servo/servo&run_id=7"),
-            format!("unique_id=nonsense&qualified_repo=servo/servo&run_id=7"),
+            "unique_id=&qualified_repo=servo/servo&run_id=7".to_owned(),
+            "unique_id=nonsense&qualified_repo=servo/servo&run_id=7".to_owned(),
             format!("unique_id={upper}&qualified_repo=servo/servo&run_id=7"),
             format!("unique_id={ID}&qualified_repo=servo&run_id=7"),
             format!("unique_id={ID}&qualified_repo=servo/../x&run_id=7"),
