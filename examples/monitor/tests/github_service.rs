@@ -5,7 +5,7 @@ mod process;
 
 use std::{fs, path::PathBuf};
 
-use fake_github::{App, FakeGitHub, Fault, FaultRule, Level, Permissions};
+use fake_github::{FakeGitHub, Fault, FaultRule, Level, Permissions};
 use process::{Process, eventually, get, serve};
 use serde_json::{Value, json};
 use tempfile::TempDir;
