@@ -1,7 +1,7 @@
 //! The queue of reservations that wait for workers.
 //!
 //! Whoever finds too few idle workers [enqueues](crate::Pool::enqueue) what they want, asks after it now and
-//! then, and [takes](crate::Pool::take) it when it is ready. The rules, which [`line`] and [`serve`] decide
+//! then, and [takes](crate::Pool::take) it when it is ready. The rules, which [`line()`] and [`serve`] decide
 //! from facts alone:
 //!
 //! * **First come, first served**, for each profile, and by turns between owners: see [`Turns`]. An owner's

@@ -5,7 +5,7 @@
 //! that its worker is made, also after a restart, until the worker is gone. A machine that was told nothing is
 //! known by its address, if the hypervisor itself says that exactly one machine of ours has it.
 //!
-//! What it is handed is prepared while its runner is registered ([`Handing`]), and waits on disk ([`Kept`]).
+//! What it is handed is prepared while its runner is registered ([`Handing`]), and waits on disk (`kept`).
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 

@@ -244,7 +244,8 @@ fn an_old_runner_program_is_told_of_five_days_before_github_refuses_it() {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series));
     let at: f64 = line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap();
     let left = at - jiff::Timestamp::now().as_second() as f64;
-    assert!((3.0 * 86400.0..=4.0 * 86400.0).contains(&left), "{left}");
+    // To the second: it was told a while after the clock was read.
+    assert!((3.0 * 86400.0..=4.0 * 86400.0 + 1.0).contains(&left), "{left}");
     // What is seen is kept: the next start goes on from there.
     let kept: Value =
         serde_json::from_slice(&fs::read(kept.join("runner-versions.json")).unwrap()).unwrap();

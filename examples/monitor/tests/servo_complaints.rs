@@ -180,8 +180,9 @@ fn complaint_7_odd_names_of_others_shift_nothing_to_the_wrong_runner() {
         ["linux", "linux-", "linux-1", "linux-1_", "LINUX-1_x", "a b", "linux-999_monitor-0"]
     {
         let wish = json!({ "name": name, "runner_group_id": 1, "labels": ["x64"], "work_folder": "_work" });
-        let made =
-            world.send(Method::POST, &url, |request| request.bearer_auth(&token).json(&wish));
+        let made = world.send(Method::POST, &url, |request| {
+            request.header("user-agent", "somebody").bearer_auth(&token).json(&wish)
+        });
         assert_eq!(made.status, StatusCode::CREATED, "{name}: {}", made.text());
     }
     looks_again(&world);

@@ -189,7 +189,9 @@ fn complaint_12_during_a_rebuild_a_place_waits_instead_of_being_refused() {
     let token = world.enqueue(&id, "acme/widgets", 1);
     let answer = world.take_place(&id, &token);
     waits(&answer);
-    assert!(world.stand(&id)["reasons"].to_string().contains("image"), "{}", world.stand(&id));
+    world.until("it says what it waits for", |world| {
+        world.stand(&id)["reasons"].to_string().contains("image")
+    });
     paper::host::hold_builds(world.path(), &ProfileName::new("linux").unwrap(), false);
     world.until("it is served", |world| world.take_place(&id, &token).is_something());
 }

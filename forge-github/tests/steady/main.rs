@@ -165,7 +165,15 @@ impl Simulation {
     /// Reserves a worker, when there is one.
     async fn reserve(&mut self, number: usize) {
         let id = ReservationId::new(format!("r-{number}")).unwrap();
-        let until = self.outside.clock.now() + Duration::from_secs(12 * 3600);
+        while !self.has(&id).await {
+            tokio::time::sleep(self.luck.seconds(1, 5)).await;
+            self.go_on().await;
+        }
+        self.open.push(Job { reservation: Some(id), number: None });
+    }
+
+    /// Whether a worker is reserved, which it is from now on if one is idle.
+    async fn has(&self, id: &ReservationId) -> bool {
         let request = ReserveRequest {
             id: id.clone(),
             profile: ProfileName::new(PROFILE).unwrap(),
@@ -173,13 +181,9 @@ impl Simulation {
             at_least: None,
             owner: "mona".to_owned(),
             purpose: "a simulation".to_owned(),
-            until,
+            until: self.outside.clock.now() + Duration::from_secs(12 * 3600),
         };
-        while self.life().pool.reserve(request.clone()).await.is_err() {
-            tokio::time::sleep(self.luck.seconds(1, 5)).await;
-            self.go_on().await;
-        }
-        self.open.push(Job { reservation: Some(id), number: None });
+        self.life().pool.reserve(request).await.is_ok()
     }
 
     /// Queues the jobs whose runner is marked, and lets go of those that are over.
@@ -193,7 +197,13 @@ impl Simulation {
                         self.life().pool.release(&id).await.unwrap();
                     }
                 }
-                (number, reservation) => self.open.push(Job { reservation, number }),
+                (number, reservation) => {
+                    // One that GitHub does not mark, tried several times, is taken back.
+                    if let (None, Some(id)) = (number, &reservation) {
+                        self.has(id).await;
+                    }
+                    self.open.push(Job { reservation, number });
+                }
             }
         }
     }

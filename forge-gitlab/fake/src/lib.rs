@@ -28,7 +28,7 @@
 //!
 //! # Without Rust
 //!
-//! `cargo run -p fake-gitlab --example serve` starts one; `/_fake/` has routes to make jobs and to break things
+//! `cargo run -p fake-gitlab --example serve-gitlab` starts one; `/_fake/` has routes to make jobs and to break things
 //! (`control.txt`).
 //!
 //! # What it does not have

@@ -1,6 +1,6 @@
 //! What machines are served, at an address of their own: nothing else is there, and nobody else is let in.
 //!
-//! Each request is a machine's that proves which it is ([`known`]). The API's tokens mean nothing here, and a
+//! Each request is a machine's that proves which it is (`known`). The API's tokens mean nothing here, and a
 //! machine's secret means nothing there.
 
 use std::{path::PathBuf, sync::Arc};

@@ -10,7 +10,7 @@ answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
 
 post() {
-    curl -sS --fail-with-body --connect-timeout 5 --max-time 30 "$@" >"$answer"
+    curl -sS --fail-with-body --connect-timeout 5 --max-time 30 --output "$answer" "$@"
 }
 
 elsewhere() {

@@ -1,4 +1,4 @@
-//! A GitHub to try things on: `cargo run -p fake-github --example serve -- --org acme --repo acme/widgets`.
+//! A GitHub to try things on: `cargo run -p fake-github --example serve-github -- --org acme --repo acme/widgets`.
 //!
 //! Prints one line of JSON that says where it is and with which token, and runs until it is interrupted.
 //! `curl $URL/_fake/` tells the rest.

@@ -1,4 +1,4 @@
-//! A GitLab to try things with: `cargo run -p fake-gitlab --example serve`.
+//! A GitLab to try things with: `cargo run -p fake-gitlab --example serve-gitlab`.
 
 use std::{error::Error, net::SocketAddr, path::PathBuf};
 
