@@ -48,7 +48,9 @@ async fn thousands_of_jobs_in_bad_weather_cost_little_and_harm_nothing() {
 async fn jobs_with_a_reservation_cost_one_call_more() {
     let figures = Simulation::new(jobs().div_ceil(4), 15).await.run(Queue::Reserved).await;
     println!("{figures}");
-    figures.assert_at_most(3.0);
+    // Three are what it takes. A word of GitHub's that is lost or late has a job that is over asked for again, for
+    // which another runner is registered, marked and removed in vain.
+    figures.assert_at_most(3.5);
 }
 
 /// How jobs find their runners.

@@ -363,7 +363,8 @@ impl World {
         let mut marks: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for runner in self.github.runners() {
             let worker = runner.name.split('_').next().unwrap();
-            let number = worker.rsplit('-').next().unwrap().parse().unwrap();
+            // Others are called as they like.
+            let Ok(number) = worker.rsplit('-').next().unwrap().parse() else { continue };
             for id in runner.labels.iter().filter_map(|label| label.strip_prefix("reserved-for:")) {
                 marks.entry(id.to_owned()).or_default().push(number);
             }
