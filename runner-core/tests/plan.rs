@@ -13,6 +13,7 @@ use runner_core::{
     plan::{Action, Backoff, Desired, ForgeView, Held, Observed, Sight, Step, Subject, Unmake},
     plan::{Plan, Why, WhyNot, plan},
     policy::Override,
+    profile::Timeouts,
     queue::{Entry, Need, Waiting},
     reservation::Reservation,
     wish::{Dismissal, Hold},
@@ -135,6 +136,10 @@ fn known_for_long(worker: &mut Worker) {
     worker.last_online = Some(ago(600));
 }
 
+fn online_before(hours: i64) -> impl Fn(&mut Worker) {
+    move |worker| worker.last_online = Some(ago(hours * 3600))
+}
+
 fn unmaking(worker: &mut Worker) {
     worker.in_flight = Some(Flight::Unmaking);
 }
@@ -197,6 +202,11 @@ fn image(profile: &str, build: u32, age: i64) -> Image {
     }
 }
 
+fn patient(profile: &mut Profile) {
+    let days = Duration::from_secs(2 * 24 * 3600);
+    profile.timeouts = Timeouts { start: days, offline: days };
+}
+
 fn serves_linux(profile: &mut Profile) {
     profile.labels.insert(name("linux"));
 }
@@ -245,6 +255,13 @@ impl World {
         change(&mut profile);
         self.desired.profiles.push(profile);
         self.observed.images.push(image);
+        self
+    }
+
+    /// The hub removes what was offline for a day.
+    fn forgetful(mut self) -> Self {
+        let hub = self.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub");
+        hub.forgets_after = Some(Duration::from_secs(24 * 3600));
         self
     }
 
@@ -1178,6 +1195,37 @@ fn endings() -> Vec<Row> {
             &[],
         ),
         row(
+            "a runner that is offline is replaced before its forge forgets it, and an idle one is left alone",
+            world().profile_with("a", 0, 5, patient).jobs(5, &["a"]).forgetful().workers([
+                worker("a-1", &[&never_online, &older(23 * 3600)]),
+                worker("a-2", &[&offline, &older(23 * 3600), &online_before(23)]),
+                worker("a-3", &[&never_online, &older(22 * 3600)]),
+                worker("a-4", &[&offline, &older(48 * 3600), &online_before(22)]),
+                worker("a-5", &[&older(7 * 24 * 3600)]),
+            ]),
+            &[
+                "retire a-1 (deregister, destroy, forget): \
+                 its runner was offline for so long that its forge removes it: after 86400 s",
+                "retire a-2 (deregister, destroy, forget): \
+                 its runner was offline for so long that its forge removes it: after 86400 s",
+            ],
+            &[],
+        ),
+        row(
+            "a runner that its forge forgot is not said to have had a job",
+            world().profile("a", 0, 2).forgetful().workers([
+                worker("a-1", &[&no_runner, &older(24 * 3600), &online_before(24)]),
+                worker("a-2", &[&no_runner, &older(24 * 3600)]),
+            ]),
+            &[
+                "retire a-1 (deregister, destroy, forget): \
+                 its runner was offline for so long that its forge removes it: after 86400 s",
+                "retire a-2 (deregister, destroy, forget): \
+                 its runner is gone from the forge: the job is over",
+            ],
+            &[],
+        ),
+        row(
             "a machine without a record is retired when forge and guest say that it is idle",
             world().profile("a", 0, 2).workers([
                 worker("a-1", &[&no_record, &quiet_guest]),
@@ -1523,8 +1571,8 @@ macro_rules! variants {
 }
 
 variants!(WHYS, why_word, Why:
-    JobsWait ReservationsWait NotMarked NobodyAsks BelowMinIdle Overridden GivesWay Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Paused Asked Unattended Promised
-    NotPromised Expired Spent NoImage ImageTooOld Superseded ImageOfNoProfile);
+    JobsWait ReservationsWait NotMarked NobodyAsks BelowMinIdle Overridden GivesWay Over SilentOrphan Lapses Surplus ProfileRemoved Draining MakesRoom Paused Asked
+    Unattended Promised NotPromised Expired Spent NoImage ImageTooOld Superseded ImageOfNoProfile);
 variants!(WHY_NOTS, why_not_word, WhyNot:
     Unseen NoRoom AtMax Allotted GivesWay NoImage Paused KeptFor BackingOff NoReservation NoProfileServes);
 variants!(ENDINGS, ending_word, Ending:
@@ -1577,6 +1625,9 @@ fn only_a_worker_that_was_never_of_use_slows_its_profile_down() {
     assert!(!fails(&worker("a-1", &[&no_runner])));
     assert!(!fails(&worker("a-1", &[&no_record, &no_machine])));
     assert!(!Why::Draining.is_start_failure(&idle("a-1")));
+    let lapses = Why::Lapses { after: Duration::from_secs(24 * 3600) };
+    assert!(lapses.is_start_failure(&worker("a-1", &[&never_online])));
+    assert!(!lapses.is_start_failure(&worker("a-1", &[&offline])));
 }
 
 /// Carries a plan out as if everything succeeded at once, and looks again.
