@@ -22,7 +22,7 @@ use crate::{
     groups::Groups,
     jobs::PollSource,
     labels,
-    runners::{GithubRunner, Removal},
+    runners::{self, GithubRunner, Removal},
     scope::Scope,
     view::View,
 };
@@ -242,7 +242,7 @@ impl Inner {
             Removal::Busy => return Err(Error::busy(format!("runner {id}"))),
             Removal::Unknown => {
                 self.confirm_gone(id).await?;
-                self.breaker.came_online(id);
+                self.breaker.gone(id, Instant::now());
             }
         }
         self.view().removed(id, Instant::now());
@@ -302,7 +302,12 @@ impl Inner {
 #[async_trait]
 impl Forge for GithubForge {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities { changes: self.inner.demand.hints(), guest_pulls: true, reserves: true }
+        ForgeCapabilities {
+            changes: self.inner.demand.hints(),
+            guest_pulls: true,
+            reserves: true,
+            forgets_after: Some(runners::FORGETS_AFTER),
+        }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {

@@ -16,6 +16,7 @@ use crate::tokens::NamedToken;
 
 mod access;
 mod diff;
+mod edits;
 mod file;
 mod forges;
 mod github;

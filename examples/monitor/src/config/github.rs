@@ -25,6 +25,10 @@ use super::{
 };
 use crate::compose;
 
+mod edits;
+
+pub(super) use edits::edits;
+
 /// One GitHub, and what of it the runners belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GithubConfig {
@@ -141,29 +145,15 @@ pub struct GithubProfile {
 }
 
 impl GithubProfile {
-    /// What of it GitHub was told, or is asked by: it is settled when the service starts.
-    pub(super) fn settled(&self) -> (Option<GithubGroup>, Vec<GithubSource>, String) {
-        (self.group.clone(), self.sources.clone(), self.scale_set.clone())
+    /// The keys that changed of what GitHub was told, or is asked by: they are settled when the service starts.
+    pub(super) fn unsettled(&self, before: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("group", self.group != before.group),
+            ("sources", self.sources != before.sources),
+            ("scale_set", self.scale_set != before.scale_set),
+        ];
+        keys.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
     }
-}
-
-/// What an edit changes of profiles, in words, that is taken on at once.
-pub(super) fn edits(old: &[GithubConfig], new: &[GithubConfig]) -> Vec<String> {
-    let profiles = |all| <[GithubConfig]>::iter(all).flat_map(|github| &github.profiles);
-    let before = |name: &ProfileName| profiles(old).find(|(of, _)| *of == name);
-    let mut words = Vec::new();
-    for (name, now) in profiles(new) {
-        let Some((_, before)) = before(name) else { continue };
-        if before.access != now.access {
-            words.push(format!("profile {name}: who may use it"));
-        }
-        if before.runner_version != now.runner_version {
-            let shown = |version: &Option<String>| version.clone().unwrap_or("none".to_owned());
-            let (before, now) = (shown(&before.runner_version), shown(&now.runner_version));
-            words.push(format!("profile {name}: runner_version {before} → {now}"));
-        }
-    }
-    words
 }
 
 #[derive(Deserialize)]
