@@ -34,7 +34,7 @@ pub use diff::Changes;
 pub use file::LogTo;
 use forges::{Forges, Said};
 pub use github::{
-    GithubBudget, GithubConfig, GithubGroup, GithubLogin, GithubPace, GithubProfile, GithubSource,
+    GithubBudget, GithubConfig, GithubGroup, GithubLimits, GithubLogin, GithubPace, GithubProfile, GithubSource,
     Hook, Wrong,
 };
 pub use gitlab::{

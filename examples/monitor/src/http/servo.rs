@@ -114,7 +114,7 @@ impl Servo {
             .at("/select-runner", with(poem::post(take::select)))
             .at("/profile/:key/take", with(poem::post(take::one)))
             .at("/profile/:key/take/:count", with(poem::post(take::several)))
-            .at("/profile/:key/screenshot.png", with(poem::get(pictures::of_build)))
+            .at("/profile/:key/screenshot.png", with(poem::get(pictures::of_profile)))
             .at("/runner/:id/screenshot.png", with(poem::get(pictures::last)))
             .at("/runner/:id/screenshot/now", with(poem::get(pictures::now)))
             .at(

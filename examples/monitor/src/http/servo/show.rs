@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use poem::{Response, handler, web::Data};
 use runner_core::{
     Status, WorkerName,
+    hypervisor::InstanceState,
     queue::outlook,
     reservation::Reservation,
     status::{ProfileStatus, WorkerStatus},
@@ -18,9 +19,10 @@ use runner_core::{
 use serde_json::{Value, json};
 
 use super::{Servo, text};
+use crate::http::pool::target;
 
 /// Before the pool's first look there is nothing to tell; it takes about so many seconds.
-const FIRST_LOOK: u64 = 1;
+pub const FIRST_LOOK: u64 = 1;
 
 /// `{"profile_runner_counts": …, "runners": […]}`.
 #[handler]
@@ -91,26 +93,18 @@ fn dashboard(status: &Status, base_url: &str) -> Value {
     json!({ "profile_runner_counts": counts, "runners": runners.collect::<Vec<_>>() })
 }
 
-/// A profile in Servo's numbers. The target is what there should be now: those that are promised or at work, and as
-/// many ready ones as are kept, within the most there may be.
+/// A profile in Servo's numbers.
 fn counts(profile: &ProfileStatus, built: Option<Timestamp>, now: Option<Timestamp>) -> Value {
-    let starting = profile.starting + profile.unseen;
-    let healthy = starting + profile.idle + profile.reserved + profile.busy;
-    let paused = profile.adjustment.as_ref().is_some_and(|adjustment| adjustment.paused);
-    let target = match profile.offered && !paused {
-        true => (profile.min_idle + profile.reserved + profile.busy).min(profile.max),
-        false => 0,
-    };
     let age = built.zip(now).map(|(built, now)| now.duration_since(built).as_secs().max(0));
     json!({
-        "target": target,
-        "healthy": healthy,
-        "started_or_crashed": starting,
+        "target": target::target(profile),
+        "healthy": target::healthy(profile),
+        "started_or_crashed": target::starting(profile),
         "idle": profile.idle,
         "reserved": profile.reserved,
         "busy": profile.busy,
-        "excess_healthy": healthy.saturating_sub(target),
-        "wanted": target.saturating_sub(healthy),
+        "excess_healthy": target::excess(profile),
+        "wanted": target::wanted(profile),
         // A length of time as Rust's serde writes one.
         "image_age": age.map(|secs| json!({ "secs": secs, "nanos": 0 })),
     })
@@ -168,6 +162,17 @@ pub fn worker<'a>(status: &'a Status, id: &str) -> Option<&'a WorkerStatus> {
         name.as_str() == id || name.parts().is_some_and(|(_, serial)| serial.to_string() == id)
     };
     status.workers.iter().find(|worker| is_it(&worker.name))
+}
+
+/// The machine of a profile that was made last, of those that run.
+pub fn newest_machine<'a>(status: &'a Status, profile: &str) -> Option<&'a WorkerName> {
+    let is_its = |worker: &&WorkerStatus| {
+        let machine = worker.instance.as_ref();
+        let runs = machine.is_some_and(|machine| !matches!(machine.state, InstanceState::Stopped(_)));
+        runs && worker.profile.as_ref().is_some_and(|name| name.as_str() == profile)
+    };
+    let newest = status.workers.iter().filter(is_its).max_by_key(|worker| worker.created_at);
+    newest.map(|worker| &worker.name)
 }
 
 /// Servo's word for a phase.
@@ -256,28 +261,6 @@ fn lines(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_are_those_of_servos_policy() {
-        let profile = ProfileStatus {
-            starting: 1,
-            idle: 2,
-            reserved: 1,
-            busy: 3,
-            min_idle: 4,
-            max: 16,
-            offered: true,
-            ..ProfileStatus::default()
-        };
-        let told = counts(&profile, None, None);
-        assert_eq!(
-            (&told["target"], &told["healthy"], &told["wanted"]),
-            (&json!(8), &json!(7), &json!(1))
-        );
-        assert_eq!((&told["excess_healthy"], &told["image_age"]), (&json!(0), &Value::Null));
-        let few = counts(&ProfileStatus { min_idle: 0, ..profile }, None, None);
-        assert_eq!((&few["target"], &few["excess_healthy"]), (&json!(4), &json!(3)));
-    }
 
     #[test]
     fn what_is_shown_is_text_and_no_markup() {
