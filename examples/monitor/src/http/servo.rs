@@ -6,9 +6,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use poem::{EndpointExt, Route, http::Method};
-use runner_core::Status;
 
 use super::{Shared, door::Pace, text};
 use crate::{config::ServoConfig, remote::Outside, seal::Seal};
@@ -73,7 +71,7 @@ pub struct Servo {
     /// The GitHub whose artifacts prove who asks.
     prover: Option<Arc<dyn Outside>>,
     /// The dashboard of a status, as it was written last.
-    written: Mutex<Option<(Arc<Status>, Bytes)>>,
+    written: Mutex<Option<show::Written>>,
     screenshots: Option<Pace>,
 }
 

@@ -254,7 +254,7 @@ const steps = {
   async "the job of a forge elsewhere is named, with the way to its page"({ page }) {
     const its = 'a[href^="https://github.com/acme/widgets/actions/runs/"]';
     await page.click('#job-states [data-view="running"]');
-    const row = page.locator(`#job-list ${its}`).first();
+    const row = page.locator(`#job-list ${its}`, { hasText: "running · " }).first();
     await row.waitFor();
     assert.deepEqual([await row.getAttribute("target"), await row.getAttribute("rel")], ["_blank", "noopener noreferrer"]);
     assert.match(await row.textContent(), /running · acme\/widgets · widgets · widgets-\d+/);

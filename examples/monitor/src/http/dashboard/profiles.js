@@ -1,5 +1,5 @@
 // The kinds of runner: counts against targets, and the last hour.
-import { $, button, heard, keyed, make, say, span, toast, told } from "./page.js";
+import { $, button, clock, heard, keyed, make, say, span, toast, told } from "./page.js";
 import { ask, at, has, now, onToken, token } from "./api.js";
 
 export const PHASES = ["busy", "reserved", "idle", "starting", "over", "unseen"];
@@ -60,8 +60,8 @@ export function show(status) {
 function reasonsOf({ held, failures }) {
   const of = /^(?:image of )?profile (.+)$/;
   const found = new Map();
-  for (const { subject, text } of [...failures.map(({ subject, error }) => ({ subject, text: error })),
-    ...held.map(({ subject, why_not }) => ({ subject, text: why_not }))]) {
+  const failed = failures.map(({ subject, error, retry_at }) => [subject, `the last try failed: ${error}; next try at ${clock(retry_at)}`]);
+  for (const [subject, text] of [...failed, ...held.map(({ subject, why_not }) => [subject, why_not])]) {
     const name = subject.match(of)?.[1];
     if (name && !found.has(name)) found.set(name, told(text));
   }
@@ -133,7 +133,7 @@ function update(row, [name, counts]) {
   const short = !paused && counts.idle < counts.min_idle && all < counts.max;
   say(parts.ready, `${counts.idle} of ${counts.min_idle} ready`);
   parts.ready.classList.toggle("short", short);
-  say(parts.most, `${all} of ${counts.max} workers`);
+  say(parts.most, `${counts.healthy} of ${counts.max} workers`);
   say(parts.policy, `${counts.healthy} healthy of target ${counts.target}${counts.wanted ? `, ${counts.wanted} wanted` : ""}`);
   parts.policy.classList.toggle("short", counts.wanted > 0);
   say(parts.why, reasons.get(name));

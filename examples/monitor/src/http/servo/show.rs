@@ -2,12 +2,17 @@
 
 use std::{
     fmt::Write,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, PoisonError},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use poem::{Response, handler, web::Data};
+use poem::{
+    Request, Response, handler,
+    http::{StatusCode, header},
+    web::Data,
+};
 use runner_core::{
     Status, WorkerName,
     hypervisor::InstanceState,
@@ -26,11 +31,14 @@ pub const FIRST_LOOK: u64 = 1;
 
 /// `{"profile_runner_counts": …, "runners": […]}`.
 #[handler]
-pub fn as_json(servo: Data<&Arc<Servo>>) -> Response {
-    match servo.dashboard() {
-        Some(text) => Response::builder().content_type("application/json").body(text),
-        None => not_yet(),
+pub fn as_json(servo: Data<&Arc<Servo>>, request: &Request) -> Response {
+    let Some(Written { text, tag, .. }) = servo.dashboard() else { return not_yet() };
+    let known = request.header(header::IF_NONE_MATCH).unwrap_or_default();
+    let answer = Response::builder().header(header::ETAG, &tag);
+    if known.split(',').any(|known| known.trim() == tag || known.trim() == "*") {
+        return answer.status(StatusCode::NOT_MODIFIED).finish();
     }
+    answer.content_type("application/json").body(text)
 }
 
 /// The same, for people.
@@ -57,21 +65,33 @@ fn not_yet() -> Response {
     text::later("the pool has not been looked at yet", FIRST_LOOK)
 }
 
+/// The dashboard of a status, as JSON.
+#[derive(Clone)]
+pub struct Written {
+    of: Arc<Status>,
+    text: Bytes,
+    /// What tells this text from others.
+    tag: String,
+}
+
 impl Servo {
     /// The dashboard as JSON, written once for each status.
-    fn dashboard(&self) -> Option<Bytes> {
+    fn dashboard(&self) -> Option<Written> {
         let status = self.shared.status();
         status.at?;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, text)) = &*written
-            && Arc::ptr_eq(of, &status)
+        if let Some(written) = &*written
+            && Arc::ptr_eq(&written.of, &status)
         {
-            return Some(text.clone());
+            return Some(written.clone());
         }
         let told = dashboard(&status, self.config.base_url.as_deref().unwrap_or_default());
         let text = Bytes::from(told.to_string());
-        *written = Some((status, text.clone()));
-        Some(text)
+        let mut hash = DefaultHasher::new();
+        text.hash(&mut hash);
+        let tag = format!("\"{:016x}\"", hash.finish());
+        *written = Some(Written { of: status, text, tag });
+        written.clone()
     }
 }
 
