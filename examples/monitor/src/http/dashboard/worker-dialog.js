@@ -47,7 +47,7 @@ export function open(worker, opener) {
   dialog.querySelector(".why").hidden = true;
   image.hidden = true;
   noPicture.hidden = false;
-  screen.setAttribute("aria-label", `The screen of ${name}; enlarge it`);
+  image.alt = `The screen of ${name}`;
   enlarge(false);
   terminal.clear();
   makeActions();
