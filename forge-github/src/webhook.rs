@@ -29,7 +29,9 @@ use uuid::Uuid;
 
 pub use self::jobs::{LONGEST_QUEUE, Movement, REPEATABLE};
 use self::{delivery::Headers, jobs::Jobs, seen::Seen, signature::Secrets};
-use crate::demand::{DemandSource, Freshness, Health, JobFact, JobStatus, Known, SourceKind, Waiting};
+use crate::demand::{
+    DemandSource, Freshness, Health, JobFact, JobStatus, Known, SourceKind, Waiting,
+};
 
 /// The largest body that GitHub sends, in bytes. Whoever serves the route reads no more than this.
 pub const MAX_BODY_BYTES: usize = 25 << 20;

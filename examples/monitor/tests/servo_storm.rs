@@ -66,11 +66,10 @@ fn world() -> World {
         ..Setting::default()
     });
     let most = json!({ "max": WORKERS });
-    let adjusted = world.send(
-        Method::PATCH,
-        &format!("{}/api/v2/profiles/linux", world.url()),
-        |request| request.bearer_auth(TOKEN).json(&most),
-    );
+    let adjusted =
+        world.send(Method::PATCH, &format!("{}/api/v2/profiles/linux", world.url()), |request| {
+            request.bearer_auth(TOKEN).json(&most)
+        });
     assert_eq!(adjusted.status, StatusCode::OK, "{}", adjusted.text());
     world
 }

@@ -57,8 +57,13 @@ pub async fn run(
             let kind = &kinds[index];
             if kind.forge == ELSEWHERE {
                 for _ in 0..wanted.min(BATCH) {
-                    let takes = Duration::from_secs(rand::random_range(kind.takes / 5..=kind.takes).into());
-                    world.submit(&ForgeName::new(kind.forge)?, &ProfileName::new(kind.name)?, takes);
+                    let takes =
+                        Duration::from_secs(rand::random_range(kind.takes / 5..=kind.takes).into());
+                    world.submit(
+                        &ForgeName::new(kind.forge)?,
+                        &ProfileName::new(kind.name)?,
+                        takes,
+                    );
                 }
                 continue;
             }

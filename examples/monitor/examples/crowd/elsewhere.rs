@@ -12,9 +12,7 @@ use monitor::{
     },
 };
 use poem::http::{HeaderMap, StatusCode};
-use runner_core::{
-    Error, ForgeName, JobId, ProfileName, Result, Secret, Status, fake::FakeWorld,
-};
+use runner_core::{Error, ForgeName, JobId, ProfileName, Result, Secret, Status, fake::FakeWorld};
 
 use crate::profiles::ELSEWHERE;
 

@@ -16,7 +16,9 @@ use forge_gitlab::{
 };
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
-use runner_core::{Clock, Error, JobId, OwnerId, ProfileName, Result, Secret, Status, error::chain};
+use runner_core::{
+    Clock, Error, JobId, OwnerId, ProfileName, Result, Secret, Status, error::chain,
+};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 

@@ -318,7 +318,8 @@ fn place(
     let numbers = Numbers { source, key };
     let limits_at = section.limits.as_ref().map(Spanned::span);
     let limits = section.limits.map(Spanned::into_inner).unwrap_or_default();
-    let numbered = section.points_per_minute.is_some() || section.registrations_per_minute.is_some();
+    let numbered =
+        section.points_per_minute.is_some() || section.registrations_per_minute.is_some();
     if limits == GithubLimits::None && numbered {
         let problem = "there are none, and a number of them below; remove either";
         return Err(source.problem(limits_at, format!("{key}.limits"), problem));

@@ -6,9 +6,7 @@ use poem_openapi::{Object, OpenApi, payload::Json};
 use runner_core::{ForgeName, forge::QueuedJob};
 
 use super::Shared;
-use crate::remote::{
-    Asked, Figures, Ill, JobPlace, Note, Outside, Program, Remote, SourceFigures,
-};
+use crate::remote::{Asked, Figures, Ill, JobPlace, Note, Outside, Program, Remote, SourceFigures};
 
 /// How much is told of what a forge said of itself.
 const NOTES: usize = 20;

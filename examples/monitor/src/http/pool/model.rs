@@ -337,7 +337,8 @@ impl WorkerInfo {
     /// A worker, with what its forge knows of its job.
     pub fn of(worker: &WorkerStatus, forges: &Remotes) -> Self {
         let forge = worker.forge.as_ref().and_then(|name| forges.get(name));
-        let job_place = forge.zip(worker.job.as_ref()).and_then(|(forge, id)| forge.outside.job(id));
+        let job_place =
+            forge.zip(worker.job.as_ref()).and_then(|(forge, id)| forge.outside.job(id));
         let (phase, ending) = match &worker.phase {
             Phase::Starting => (PhaseName::Starting, None),
             Phase::Idle => (PhaseName::Idle, None),

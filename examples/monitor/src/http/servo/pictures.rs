@@ -37,7 +37,11 @@ pub async fn now(request: &Request, id: Path<String>, servo: Data<&Arc<Servo>>) 
 
 /// What a profile's image shows, as seen on the newest machine that booted it: the build itself has no screen.
 #[handler]
-pub async fn of_profile(request: &Request, key: Path<String>, servo: Data<&Arc<Servo>>) -> Response {
+pub async fn of_profile(
+    request: &Request,
+    key: Path<String>,
+    servo: Data<&Arc<Servo>>,
+) -> Response {
     let status = servo.shared.status();
     if !status.profiles.keys().any(|name| name.as_str() == *key) {
         return *super::asked::unknown_profile(&key);

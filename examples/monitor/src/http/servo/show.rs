@@ -188,7 +188,8 @@ pub fn worker<'a>(status: &'a Status, id: &str) -> Option<&'a WorkerStatus> {
 pub fn newest_machine<'a>(status: &'a Status, profile: &str) -> Option<&'a WorkerName> {
     let is_its = |worker: &&WorkerStatus| {
         let machine = worker.instance.as_ref();
-        let runs = machine.is_some_and(|machine| !matches!(machine.state, InstanceState::Stopped(_)));
+        let runs =
+            machine.is_some_and(|machine| !matches!(machine.state, InstanceState::Stopped(_)));
         runs && worker.profile.as_ref().is_some_and(|name| name.as_str() == profile)
     };
     let newest = status.workers.iter().filter(is_its).max_by_key(|worker| worker.created_at);

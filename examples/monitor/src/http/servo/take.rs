@@ -122,7 +122,9 @@ impl Servo {
         sights.into_iter().find_map(|(what, sight)| match sight {
             Some(Sight::Seen) => None,
             Some(Sight::Blind(why)) => Some(format!("{what} cannot be seen: {why}; try again")),
-            None | Some(Sight::Unasked) => Some(format!("{what} were not looked at yet; try again")),
+            None | Some(Sight::Unasked) => {
+                Some(format!("{what} were not looked at yet; try again"))
+            }
         })
     }
 
