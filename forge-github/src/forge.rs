@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use runner_core::{
-    Changes, Error, Forge, ProfileName, ReservationId, Result, RunnerId,
+    Changes, Error, Forge, JobId, ProfileName, ReservationId, Result, RunnerId,
     forge::{ForgeCapabilities, QueuedJob, Registration, Runner, RunnerSpec, RunnerStatus},
 };
 use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
@@ -17,7 +17,7 @@ use crate::{
     budget::Priority,
     client::Client,
     config::{GithubConfig, GithubPace, GithubProfile},
-    demand::{Note, Waiting, merge::Demand},
+    demand::{Known, Note, Waiting, merge::Demand},
     error::{Explain, backend, number},
     groups::Groups,
     jobs::PollSource,
@@ -132,6 +132,11 @@ impl GithubForge {
     /// Cancel safe.
     pub async fn waiting(&self) -> Result<Vec<Waiting>> {
         self.inner.demand.queued().await
+    }
+
+    /// What a job is, where any source of demand heard of it. From memory, at once.
+    pub fn job(&self, id: &JobId) -> Option<Known> {
+        self.inner.demand.job(id)
     }
 
     /// What an operator may want to know about demand: which source took over why, and what GitHub said about

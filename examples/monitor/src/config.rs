@@ -35,8 +35,8 @@ pub use diff::Changes;
 pub use file::LogTo;
 use forges::{Forges, Said};
 pub use github::{
-    GithubBudget, GithubConfig, GithubGroup, GithubLogin, GithubPace, GithubProfile, GithubSource,
-    Hook, Wrong,
+    GithubBudget, GithubConfig, GithubGroup, GithubLimits, GithubLogin, GithubPace, GithubProfile,
+    GithubSource, Hook, Wrong,
 };
 pub use gitlab::{
     GitlabAdministration, GitlabConfig, GitlabImage, GitlabLimits, GitlabPlace, GitlabProfile,

@@ -23,7 +23,7 @@ use super::{
     session::Session,
     wire::{JobMessage, Message, Statistics},
 };
-use crate::demand::{DemandSource, Freshness, Health, SourceKind, Waiting};
+use crate::demand::{DemandSource, Freshness, Health, Known, SourceKind, Waiting};
 
 /// What can be chosen.
 #[derive(Debug, Clone)]
@@ -435,6 +435,10 @@ impl DemandSource for ScaleSetListener {
     fn job_of(&self, runner: &str) -> Option<JobId> {
         let request = self.lock().outstanding.job_of(runner)?;
         Some(outstanding::id(&self.config.profile, &request.to_string()))
+    }
+
+    fn job(&self, id: &JobId) -> Option<Known> {
+        self.lock().outstanding.job(&self.config.profile, id)
     }
 
     fn changes(&self) -> Changes {

@@ -103,9 +103,22 @@ pub enum GithubSource {
     Poll,
 }
 
+/// Which limits a GitHub has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GithubLimits {
+    /// Those of GitHub's own service.
+    #[default]
+    Github,
+    /// None: a server of one's own, as it was installed.
+    None,
+}
+
 /// What may be spent of a GitHub's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GithubBudget {
+    /// Which there are. If none, the next two numbers do not count.
+    pub limits: GithubLimits,
     /// Points within any minute, where reading costs 1 and changing 5.
     pub points_per_minute: u32,
     /// Registrations within any minute.
@@ -170,6 +183,7 @@ pub(super) struct Github {
     hook: Option<Spanned<HookWord>>,
     #[serde(default)]
     repositories: Vec<Spanned<String>>,
+    limits: Option<Spanned<GithubLimits>>,
     points_per_minute: Option<Spanned<u32>>,
     registrations_per_minute: Option<Spanned<u32>>,
     calls_at_once: Option<Spanned<usize>>,
@@ -292,7 +306,16 @@ fn place(
         return Err(source.problem(hook_at, format!("{key}.hook"), problem));
     }
     let numbers = Numbers { source, key };
+    let limits_at = section.limits.as_ref().map(Spanned::span);
+    let limits = section.limits.map(Spanned::into_inner).unwrap_or_default();
+    let numbered =
+        section.points_per_minute.is_some() || section.registrations_per_minute.is_some();
+    if limits == GithubLimits::None && numbered {
+        let problem = "there are none, and a number of them below; remove either";
+        return Err(source.problem(limits_at, format!("{key}.limits"), problem));
+    }
     let budget = GithubBudget {
+        limits,
         points_per_minute: numbers.number(
             "points_per_minute",
             section.points_per_minute,
@@ -339,6 +362,7 @@ fn place(
                 (repositories_at[index].clone(), format!("repositories[{index}]"))
             }
             Wrong::Hook => (hook_at.unwrap_or(head), "hook".to_owned()),
+            Wrong::Limits => (limits_at.unwrap_or(head), "limits".to_owned()),
         };
         return Err(source.problem(Some(span), format!("{key}.{part}"), error));
     }
@@ -354,6 +378,8 @@ pub enum Wrong {
     Repository(usize),
     /// The hook.
     Hook,
+    /// The limits.
+    Limits,
 }
 
 impl Place {
