@@ -234,10 +234,11 @@ impl AtOnce {
 
 fn runner(number: usize) -> Value {
     let label = |name: &str| json!({ "id": number, "name": name, "type": "custom" });
+    let labels = ["micro", "x64", "kvm"].map(label);
     json!({
         "id": number + 1, "name": format!("micro-{number}_bench"), "os": "linux", "status": "online",
         "busy": number.is_multiple_of(2), "ephemeral": true, "runner_group_id": 1,
-        "labels": ["micro", "x64", "kvm"].map(label),
+        "labels": labels,
     })
 }
 
