@@ -142,8 +142,8 @@ async fn a_registration_ends_a_day_after_its_program_was_last_heard_of() {
     ));
     // One that goes on asking for work stays for as long as it likes.
     let session = github.connect(config).unwrap();
-    for _ in 0..25 * 30 {
-        github.advance(HOUR / 30);
+    for _ in 0..25 * 36 {
+        github.advance(HOUR / 36);
         assert_eq!(github.next_job(&session, Duration::ZERO).await, Ok(None));
     }
     github.disconnect(&session).unwrap();

@@ -200,6 +200,11 @@ pub(crate) fn image(profile: &str, build: u32, age: i64) -> Image {
     }
 }
 
+pub(crate) fn patient(profile: &mut Profile) {
+    let days = Duration::from_secs(2 * 24 * 3600);
+    profile.timeouts = Timeouts { start: days, offline: days };
+}
+
 pub(crate) fn serves_linux(profile: &mut Profile) {
     profile.labels.insert(name("linux"));
 }
@@ -253,6 +258,13 @@ impl World {
         change(&mut profile);
         self.desired.profiles.push(profile);
         self.observed.images.push(image);
+        self
+    }
+
+    /// The hub removes what was offline for a day.
+    pub(crate) fn forgetful(mut self) -> Self {
+        let hub = self.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub");
+        hub.forgets_after = Some(Duration::from_secs(24 * 3600));
         self
     }
 
