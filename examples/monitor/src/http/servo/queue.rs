@@ -109,6 +109,7 @@ impl Servo {
             purpose: asked.purpose(),
             duration: self.config.reserve_timeout,
             patience: self.config.queue_timeout,
+            beyond: 0,
         };
         let placed = self.shared.0.pool.enqueue(request).await;
         let place = placed.map_err(|error| match error {
