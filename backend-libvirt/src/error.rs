@@ -13,16 +13,9 @@ pub(crate) fn backend(
     Error::backend(BACKEND, doing, source)
 }
 
-/// A failure of the file system: a full one is exhausted, all else is a failure of the backend.
+/// A failure of the file system.
 pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Error {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Exhausted {
-            resource: "disk space".to_owned(),
-            needed: format!("more to {}", doing.into()),
-            available: "none".to_owned(),
-        },
-        _ => backend(doing, source),
-    }
+    Error::disk(BACKEND, doing, source)
 }
 
 /// Whether something was not there, for a list or a removal that others take part in.

@@ -1,6 +1,6 @@
 //! One error for all three traits. A variant says what the caller can do.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -120,6 +120,19 @@ impl Error {
         source: impl Into<Source>,
     ) -> Self {
         Self::Backend { backend, doing: doing.into(), source: source.into() }
+    }
+
+    /// `backend` failed in `doing`, on a disk: a full one is [`Exhausted`](Self::Exhausted), all else a failure of
+    /// the backend.
+    pub fn disk(backend: &'static str, doing: impl Into<String>, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Exhausted {
+                resource: "disk space".to_owned(),
+                needed: format!("more to {}", doing.into()),
+                available: "none".to_owned(),
+            },
+            _ => Self::backend(backend, doing, source),
+        }
     }
 
     /// A word for counters and filters: the variant. Never changes.

@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    clock::seconds,
     contract::Contract,
     exchange::{Addresses, Refusal},
     ids::node,
     scope::Scope,
     state::State,
+    time::seconds,
 };
 
 /// An organisation, or a user who owns repositories.

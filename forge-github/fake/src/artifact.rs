@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 use crate::{
-    clock::seconds,
     exchange::{Addresses, Refusal},
     ids::{hex, node, random_text},
     state::State,
+    time::seconds,
 };
 
 /// How long a link to a file is good.

@@ -3,18 +3,19 @@
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use fake_host::{Clock, Tls};
 use http::{HeaderMap, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, lookup_host},
     task::JoinHandle,
 };
+use tokio_rustls::rustls::crypto::ring;
 
 use crate::{
     access::{Caller, Grant, Permissions, Token, secret},
     app::{App, AppRecord, Installation, private_key},
     artifact::zip,
-    clock::Clock,
     downloads::Download,
     exchange::{Addresses, Refusal},
     faults::FaultRule,
@@ -28,7 +29,6 @@ use crate::{
     scope::Scope,
     server::{Host, serve, serve_stream},
     state::{Options, Shared},
-    tls,
     webhooks::{Weather, WebhookFaults, send_all},
 };
 
@@ -120,7 +120,8 @@ impl Builder {
     /// # Errors
     /// When it cannot listen.
     pub async fn start(self) -> io::Result<FakeGitHub> {
-        tls::prepare();
+        // For the HTTP client of webhooks. Whoever was first has chosen.
+        let _ = ring::default_provider().install_default();
         let address = lookup_host(&self.listen).await?.next();
         let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let main = TcpListener::bind(address).await?;
@@ -133,7 +134,7 @@ impl Builder {
         let address = main.local_addr()?;
         let (acceptor, certificate) = if self.tls {
             let names = ["localhost", "127.0.0.1", "127.0.0.2", "10.0.2.2"].map(str::to_owned);
-            let tls = tls::make([names.to_vec(), vec![address.ip().to_string()]].concat())?;
+            let tls = Tls::new(names.into_iter().chain([address.ip().to_string()]))?;
             (Some(tls.acceptor), Some(tls.certificate))
         } else {
             (None, None)

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::{
-    clock::seconds,
     exchange::{Addresses, Refusal},
     ids::hex,
     job::JobStatus,
     scope::Scope,
     state::State,
+    time::seconds,
 };
 
 /// How long deliveries are kept, and can be had again.

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use crate::{
     account::{changed, moved},
-    clock::seconds,
     contract::Contract,
     exchange::{Addresses, Refusal},
     ids::{commit, node},
     runner::Runner,
     scope::Scope,
     state::State,
+    time::seconds,
 };
 
 /// How long a job waits for a runner.

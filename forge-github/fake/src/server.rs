@@ -1,33 +1,23 @@
 //! Connections, and what can happen to them.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use fake_host::{Line, Reset};
 use futures::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, Response, header};
 use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Frame, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
     api::{self, Raw},
-    clock,
     contract::Contract,
     control,
     exchange::{Addresses, Content, Refusal, Reply},
@@ -36,7 +26,7 @@ use crate::{
     record::Call,
     scale_set,
     state::Shared,
-    storage,
+    storage, time,
 };
 
 /// How large a request's body may be.
@@ -70,13 +60,13 @@ pub(crate) async fn serve(
         let Ok((stream, address)) = accepted else { continue };
         let _ = stream.set_nodelay(true);
         let (tls, shared) = (tls.clone(), shared.clone());
-        let reset = Arc::new(AtomicBool::new(false));
-        let wire = Wire { stream, reset: reset.clone() };
+        let reset = Reset::default();
+        let line = Line::new(stream, reset.clone());
         connections.spawn(async move {
             match tls {
-                None => converse(wire, shared, host, address, reset).await,
+                None => converse(line, shared, host, address, reset).await,
                 Some(tls) => {
-                    if let Ok(stream) = tls.accept(wire).await {
+                    if let Ok(stream) = tls.accept(line).await {
                         converse(stream, shared, host, address, reset).await;
                     }
                 }
@@ -91,7 +81,7 @@ pub(crate) async fn serve_stream(
     shared: Arc<Shared>,
 ) {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    converse(stream, shared, Host::Main, nowhere, Arc::default()).await;
+    converse(stream, shared, Host::Main, nowhere, Reset::default()).await;
 }
 
 async fn converse(
@@ -99,14 +89,14 @@ async fn converse(
     shared: Arc<Shared>,
     host: Host,
     address: SocketAddr,
-    reset: Arc<AtomicBool>,
+    reset: Reset,
 ) {
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (shared, reset) = (shared.clone(), reset.clone());
         async move {
             let answered = respond(&shared, host, address, request).await;
             if answered.is_err() {
-                reset.store(true, Ordering::Relaxed);
+                reset.set();
             }
             answered
         }
@@ -320,7 +310,7 @@ fn finish(shared: &Shared, reply: Reply, fault: Option<Fault>) -> io::Result<Res
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
     // By the clock that all else goes by, and not the host's.
-    let date = HeaderValue::try_from(clock::http_date(shared.clock.now()));
+    let date = HeaderValue::try_from(time::http_date(shared.clock.now()));
     headers.insert(header::DATE, date.map_err(io::Error::other)?);
     let id = uuid::Uuid::new_v4().simple().to_string().to_uppercase();
     let id = format!("{}:{}:{}", &id[..4], &id[4..10], &id[10..16]);
@@ -349,50 +339,4 @@ fn slowly(content: Bytes, piece: usize, pause_ms: u64) -> Body {
         Ok(Frame::data(piece))
     });
     StreamBody::new(frames).boxed_unsync()
-}
-
-/// A socket that can be reset, which is not the same as closed.
-struct Wire {
-    stream: TcpStream,
-    reset: Arc<AtomicBool>,
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        if self.reset.load(Ordering::Relaxed) {
-            let _ = self.stream.set_zero_linger();
-        }
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A reset does not say goodbye first.
-        if self.reset.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -5,6 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
+use fake_host::Clock;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
@@ -13,7 +14,6 @@ use crate::{
     account::{Account, Enterprise, Repository},
     app::{AppRecord, Installation},
     artifact::{Artifact, Link},
-    clock::Clock,
     downloads::{self, Download},
     exchange::Addresses,
     faults::Faults,

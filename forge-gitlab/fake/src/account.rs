@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    clock::millis,
     exchange::{Refusal, Request},
     ids::{GroupId, ProjectId, UserId, random_text},
     job_spec::Variable,
     state::State,
+    time::millis,
 };
 
 /// Whoever administers the instance.

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{
     artifact::Artifact,
-    clock::millis,
     ids::{JobId, PipelineId, ProjectId, RunnerId, UserId, random_text},
     job_spec::JobSpec,
     state::State,
+    time::millis,
     trace::Trace,
 };
 

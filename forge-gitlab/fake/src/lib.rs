@@ -47,6 +47,7 @@ use std::{
     sync::Arc,
 };
 
+use fake_host::Tls;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -55,7 +56,6 @@ mod access;
 mod account;
 mod api;
 mod artifact;
-mod clock;
 mod contract;
 mod control;
 mod dotenv;
@@ -66,7 +66,6 @@ mod handle;
 mod ids;
 mod job;
 mod job_spec;
-mod line;
 mod page;
 mod payload;
 mod pipeline;
@@ -78,13 +77,13 @@ mod server;
 mod settings;
 mod state;
 mod storage;
-mod tls;
+mod time;
 mod trace;
 
 pub use access::Scope;
 pub use account::{Level, Place, ProjectOptions};
 pub use artifact::Artifact;
-pub use clock::Clock;
+pub use fake_host::Clock;
 pub use faults::{Fault, FaultId, FaultKind, UnknownRoute};
 pub use handle::{ManagerView, RunnerView};
 pub use ids::{GroupId, JobId, PipelineId, ProjectId, RunnerId, UserId};
@@ -165,7 +164,8 @@ impl FakeGitLab {
         };
         let storage = TcpListener::bind((storage, 0)).await?;
         let (here, there) = (listener.local_addr()?, storage.local_addr()?);
-        let tls = options.https.then(|| tls::make(&[here.ip(), there.ip()])).transpose()?;
+        let names = [here.ip().to_string(), there.ip().to_string(), "localhost".to_owned()];
+        let tls = options.https.then(|| Tls::new(names)).transpose()?;
         let scheme = if options.https { "https" } else { "http" };
         let clock = options.clock.clone();
         let shared = Arc::new(Shared::new(options, format!("{scheme}://{there}")));

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    clock::millis,
     ids::{JobId, PipelineId, ProjectId, UserId},
     job::{Job, Status},
     job_spec::JobSpec,
     state::State,
+    time::millis,
 };
 
 #[derive(Debug)]

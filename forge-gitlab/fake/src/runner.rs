@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::{
     account::{Level, Place},
-    clock::millis,
     exchange::{Refusal, Request},
     ids::{ProjectId, RunnerId, UserId, random_text},
     state::State,
+    time::millis,
 };
 
 /// How long a runner is online after its last contact.

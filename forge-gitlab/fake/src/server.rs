@@ -3,6 +3,7 @@
 use std::{convert::Infallible, fmt, future::Future, sync::Arc};
 
 use bytes::Bytes;
+use fake_host::{Line, Reset};
 use http::{HeaderValue, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -19,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     exchange::{Content, Reply},
-    line::{Line, Reset},
     state::Shared,
 };
 

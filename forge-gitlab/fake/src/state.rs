@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fake_host::Clock;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -14,7 +15,6 @@ use crate::{
     Options,
     access::AccessToken,
     account::{Group, Level, Place, Project, User},
-    clock::Clock,
     faults::Faults,
     ids::{GroupId, JobId, PipelineId, ProjectId, RunnerId, UserId},
     job::Job,

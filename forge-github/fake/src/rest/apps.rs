@@ -8,13 +8,13 @@ use crate::{
     access::{Caller, Grant, Level, Token, secret},
     account::moved,
     app::{AppRecord, Installation},
-    clock::seconds,
     contract::Contract,
     exchange::{Addresses, Answer, Refusal, Reply, Request},
     ids::node,
     page,
     scope::Scope,
     state::State,
+    time::seconds,
 };
 
 /// How long an installation's token is good.

@@ -4,12 +4,12 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::{
-    clock::seconds,
     exchange::{Answer, Refusal, Reply, Request},
     ids::random_text,
     page,
     runner::Runner,
     state::State,
+    time::seconds,
 };
 
 /// How long a registration token is good.

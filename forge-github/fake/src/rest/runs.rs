@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::jobs::{log, repository};
 use crate::{
     artifact::zip,
-    clock::seconds,
     exchange::{Answer, Refusal, Reply, Request},
     job::{Conclusion, JobRequest, JobStatus, Run},
     page,
     state::State,
+    time::seconds,
 };
 
 pub(super) fn list(state: &mut State, request: &Request) -> Answer {

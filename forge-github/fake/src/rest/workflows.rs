@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::jobs::repository;
 use crate::{
-    clock::seconds,
     exchange::{Answer, Refusal, Reply, Request},
     ids::node,
     job::{Run, workflow_id},
     page,
     state::State,
+    time::seconds,
 };
 
 fn all<'a>(state: &'a State, request: &Request) -> Result<BTreeMap<i64, &'a Run>, Refusal> {

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::{Exception, Served, messages::Message, ok, sessions::Session};
 use crate::{
-    clock::seconds,
     exchange::{Reply, Request},
     job::JobStatus,
     runner::DEFAULT_GROUP,
     scope::Scope,
     state::State,
+    time::seconds,
 };
 
 #[derive(Debug, Clone)]

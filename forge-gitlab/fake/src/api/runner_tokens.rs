@@ -4,11 +4,11 @@ use serde_json::json;
 
 use crate::{
     account::Place,
-    clock::millis,
     exchange::{Answer, Refusal, Reply, Request},
     ids::{RunnerId, random_text},
     runner::{RunnerSpec, read_spec},
     state::State,
+    time::millis,
 };
 
 fn by_token(state: &State, request: &Request) -> Result<RunnerId, Refusal> {

@@ -1,4 +1,4 @@
-//! What time it is at GitLab.
+//! What time it is at a service.
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,8 +13,8 @@ use tokio::{
 
 /// A clock that goes with tokio's, paused or not, and can be put forward. Clones are the same clock.
 ///
-/// What lasts at GitLab (tokens, contacts, artifacts, jobs that nobody hears of) lasts by this clock. A request
-/// that is held waits by tokio's.
+/// What lasts at the service (tokens, registrations, rate limits, jobs that nobody hears of) lasts by this clock.
+/// What is held or waits for a message waits by tokio's.
 #[derive(Debug, Clone)]
 pub struct Clock {
     start: Timestamp,
@@ -27,6 +27,11 @@ impl Clock {
     /// Starts at `start`.
     pub fn starting_at(start: Timestamp) -> Self {
         Self { start, origin: Instant::now(), ahead: Arc::default(), advanced: Arc::default() }
+    }
+
+    /// Starts now.
+    pub fn system() -> Self {
+        Self::starting_at(Timestamp::now())
     }
 
     /// The time now.
@@ -45,19 +50,33 @@ impl Clock {
         self.advanced.notify_waiters();
     }
 
-    /// Ends when somebody lets time pass.
-    pub(crate) fn advanced(&self) -> Notified<'_> {
+    /// Ends when somebody lets time pass. Cancel safe.
+    pub fn advanced(&self) -> Notified<'_> {
         self.advanced.notified()
     }
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Self::starting_at(Timestamp::now())
+        Self::system()
     }
 }
 
-/// As GitLab writes it: milliseconds.
-pub(crate) fn millis(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_goes_with_tokios_and_can_be_put_forward() {
+        let start: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let clock = Clock::starting_at(start);
+        let same = clock.clone();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(same.now(), start + Duration::from_secs(5));
+
+        let advanced = same.advanced();
+        clock.advance(Duration::from_secs(3600));
+        advanced.await;
+        assert_eq!(same.now(), start + Duration::from_secs(3605));
+    }
 }
