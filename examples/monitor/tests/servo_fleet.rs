@@ -137,7 +137,7 @@ fn whoever_waits_is_served_by_another_monitor_and_its_job_runs_there() {
     assert_eq!(there.marked(&id).len(), 1, "GitHub has it marked when it is answered");
     assert_eq!(queue.have(&id, &token), taken, "taken again, it is the same");
     assert_eq!(queue.get(&format!("/queue/{id}")).json()["state"], "taken");
-    assert_eq!(there.held(), [id.clone()]);
+    assert_eq!(there.held(), std::slice::from_ref(&id));
     let label = format!("reserved-for:{id}");
     let queued = queue.github.enqueue(JobRequest::new("acme/widgets", [label])).unwrap();
     queue.until("its job is over", |world| {
@@ -232,7 +232,7 @@ fn what_a_monitor_promised_outlives_it_and_ends_by_itself_if_nobody_confirms_it(
     members[0].kill();
     members[0].start();
     queue.have(&id, &token);
-    assert_eq!(members[0].held(), [id.clone()]);
+    assert_eq!(members[0].held(), std::slice::from_ref(&id));
     let released = queue.ask(Method::DELETE, &format!("/api/v2/reservations/{id}"));
     assert!(released.status.is_success());
     members[0].holds_nothing();

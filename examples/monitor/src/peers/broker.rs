@@ -261,8 +261,7 @@ async fn tend(peers: Peers, mut loan: OwnedMutexGuard<Loan>, status: Arc<Status>
         return true;
     }
     tell_leaving(&peers, &mut loan).await;
-    let is_over = loan.stage == Stage::Over && loan.leaving.is_empty();
-    if is_over && peers.0.files.remove(&loan.id).await.is_ok() {
+    if loan.is_forgotten() && peers.0.files.remove(&loan.id).await.is_ok() {
         peers.loans().remove(&loan.id);
     }
     true
@@ -300,7 +299,7 @@ async fn tell_leaving(peers: &Peers, loan: &mut Loan) {
     for name in &gone {
         loan.leaving.remove(name);
     }
-    if !gone.is_empty() && !(loan.stage == Stage::Over && loan.leaving.is_empty()) {
+    if !gone.is_empty() && !loan.is_forgotten() {
         // What is not written down is told again by the next process.
         let _ = peers.write(loan).await;
     }

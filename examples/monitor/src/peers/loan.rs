@@ -85,6 +85,11 @@ impl Loan {
         self.enter(Stage::Over, now);
     }
 
+    /// Whether nobody has a part in it any more.
+    pub fn is_forgotten(&self) -> bool {
+        self.stage == Stage::Over && self.leaving.is_empty()
+    }
+
     /// How many workers were asked for in all.
     pub fn count(&self) -> u32 {
         self.parts.values().map(|part| part.count).sum()
