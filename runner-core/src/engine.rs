@@ -44,7 +44,9 @@ mod look;
 mod obey;
 mod overriding;
 mod queue;
+mod reserve;
 mod say;
+mod serve;
 
 pub(crate) use ledger::Ledger;
 use queue::Queue;
@@ -52,8 +54,10 @@ use queue::Queue;
 /// What the pool's task is asked to do.
 pub(crate) enum Command {
     Reserve(ReserveRequest, oneshot::Sender<Result<Reservation>>),
-    Release(ReservationId, oneshot::Sender<Result<()>>),
+    Release(ReservationId, String, oneshot::Sender<Result<()>>),
+    Prolong(ReservationId, Timestamp, oneshot::Sender<Result<Reservation>>),
     Enqueue(EnqueueRequest, oneshot::Sender<Result<Place>>),
+    CountElsewhere(ReservationId, u32, oneshot::Sender<Result<Place>>),
     AskAfter(ReservationId, oneshot::Sender<Result<Place>>),
     Take(ReservationId, oneshot::Sender<Result<Take>>),
     AwaitMark(ReservationId, oneshot::Sender<Result<Reservation>>),

@@ -263,7 +263,43 @@ impl Pool {
     /// # Cancel safety
     /// Repeat it to be sure.
     pub async fn release(&self, id: &ReservationId) -> Result<()> {
-        self.ask(|answer| Command::Release(id.clone(), answer)).await?
+        self.release_because(id, "it was released").await
+    }
+
+    /// As [`release`](Self::release), for a reason that whoever asks after it later is told.
+    ///
+    /// # Errors
+    /// `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn release_because(&self, id: &ReservationId, why: &str) -> Result<()> {
+        self.ask(|answer| Command::Release(id.clone(), why.to_owned(), answer)).await?
+    }
+
+    /// Has a reservation hold until a time, unless it holds for longer anyway.
+    ///
+    /// # Errors
+    /// `NotFound` for one that does not hold, `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn prolong(&self, id: &ReservationId, until: Timestamp) -> Result<Reservation> {
+        self.ask(|answer| Command::Prolong(id.clone(), until, answer)).await?
+    }
+
+    /// Says how many of an entry's workers others have promised, such as another pool: it needs so many fewer
+    /// here, and can be taken as soon as it needs none that it does not have. Saying less than before gives it
+    /// its place in the line back.
+    ///
+    /// # Errors
+    /// `NotFound` for one that does not wait, `Busy` for one whose workers are promised here, `Invalid` for more
+    /// than it asked for, `Backend` when it could not be made durable.
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn count_elsewhere(&self, id: &ReservationId, workers: u32) -> Result<Place> {
+        self.ask(|answer| Command::CountElsewhere(id.clone(), workers, answer)).await?
     }
 
     /// Offers these profiles from now on. Workers of a profile that is not offered any more are retired

@@ -6,7 +6,8 @@
 //!
 //! * **First come, first served**, for each profile, and by turns between owners: see [`Turns`]. An owner's
 //!   requests are served in their order, and another owner goes before one of them no more often than its
-//!   owner asked for something before it.
+//!   owner asked for something before it. However many other owners come, no more than [`OVERTAKEN`] workers
+//!   go to later ones for each that its own owner asked for before it.
 //! * **Nobody is overtaken for being large.** What the first in line of a profile cannot have yet, nobody
 //!   behind it gets. If it wants several workers, each that gets idle is kept for it, up to as many as it
 //!   wants; one request in the whole pool is so collected for at a time, so that no two wait for each other's.
@@ -35,7 +36,7 @@ mod outlook;
 
 pub use claims::Need;
 pub(crate) use claims::{Claims, Fate};
-pub use order::{Claim, Served, Turns, line, serve};
+pub use order::{Claim, OVERTAKEN, Served, Turn, Turns, line, serve};
 pub use outlook::{Decision, Outlook, decide, outlook};
 
 /// How many entries may wait.
@@ -61,6 +62,9 @@ pub struct EnqueueRequest {
     pub duration: Duration,
     /// After how long without being asked after it is given up.
     pub patience: Duration,
+    /// How many of them may come from elsewhere: so many more may be asked for than can ever be here.
+    #[serde(default)]
+    pub beyond: u32,
 }
 
 /// A reservation that waits.
@@ -84,10 +88,17 @@ pub struct Entry {
     pub patience: Duration,
     /// Since when it waits.
     pub since: Timestamp,
-    /// The round in which its owner has its turn.
-    pub round: u64,
+    /// When it has its turn.
+    #[serde(flatten)]
+    pub turn: Turn,
     /// The workers kept for it while it waits for the rest.
     pub kept: BTreeSet<WorkerName>,
+    /// How many of its workers others have promised.
+    #[serde(default)]
+    pub elsewhere: u32,
+    /// How many of them may come from elsewhere.
+    #[serde(default)]
+    pub beyond: u32,
 }
 
 /// An entry, and what only this process knows of it.
@@ -154,6 +165,50 @@ impl Waiting {
     }
 }
 
+impl Entry {
+    /// How many workers it wants here. None once others have promised enough.
+    pub fn needs_here(&self) -> u32 {
+        if self.elsewhere >= self.at_least { 0 } else { self.count.saturating_sub(self.elsewhere) }
+    }
+
+    /// The fewest that will do here.
+    pub fn fewest_here(&self) -> u32 {
+        self.at_least.saturating_sub(self.elsewhere)
+    }
+
+    /// What it still claims here.
+    pub(crate) fn claim(&self, blocked: bool, can_grow: bool) -> Claim {
+        let kept = self.kept.len() as u32;
+        Claim {
+            id: self.id.clone(),
+            profile: self.profile.clone(),
+            turn: self.turn,
+            since: self.since,
+            kept,
+            missing: self.needs_here().saturating_sub(kept),
+            at_least: self.fewest_here().saturating_sub(kept),
+            begun: false,
+            blocked,
+            can_grow,
+        }
+    }
+
+    /// What it is taken as when all of it is elsewhere.
+    pub(crate) fn taken_elsewhere(&self, since: Timestamp, until: Timestamp) -> Reservation {
+        Reservation {
+            id: self.id.clone(),
+            profile: self.profile.clone(),
+            owner: self.owner.clone(),
+            purpose: self.purpose.clone(),
+            since,
+            until,
+            count: 0,
+            workers: BTreeSet::new(),
+            used: BTreeSet::new(),
+        }
+    }
+}
+
 impl EnqueueRequest {
     /// The entry it becomes.
     ///
@@ -161,12 +216,12 @@ impl EnqueueRequest {
     /// `Invalid` for numbers that cannot be.
     pub(crate) fn entry(self, now: Timestamp, turns: &mut Turns) -> Result<Entry> {
         let at_least = fewest(self.count, self.at_least)?;
-        let Self { id, profile, count, owner, purpose, duration, patience, .. } = self;
+        let Self { id, profile, count, owner, purpose, duration, patience, beyond, .. } = self;
         if duration.is_zero() || patience.is_zero() {
             return Err(Error::invalid("a time of a queue entry", "it must be above zero"));
         }
         let (since, kept) = (now, BTreeSet::new());
-        let round = turns.enter(&owner, count);
+        let turn = turns.enter(&owner, count);
         Ok(Entry {
             id,
             profile,
@@ -177,8 +232,10 @@ impl EnqueueRequest {
             duration,
             patience,
             since,
-            round,
+            turn,
             kept,
+            elsewhere: 0,
+            beyond,
         })
     }
 }

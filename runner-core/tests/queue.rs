@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use runner_core::{
     ProfileName, ReservationId, WorkerName,
-    queue::{Claim, Served, Turns, line, serve},
+    queue::{Claim, OVERTAKEN, Served, Turn, Turns, line, serve},
 };
 
 fn name<T: std::str::FromStr<Err = runner_core::Error>>(text: &str) -> T {
@@ -22,7 +22,7 @@ fn claim(id: &str, round: u64, since: i64, count: u32) -> Claim {
     Claim {
         id: name(id),
         profile: name("a"),
-        round,
+        turn: Turn { round, came: 0 },
         since: at(since),
         kept: 0,
         missing: count,
@@ -59,7 +59,7 @@ fn the_line_is_first_come_first_served_and_by_turns_between_owners() {
         let serve_one = |waiting: &mut Vec<Claim>, turns: &mut Turns, order: &mut Vec<String>| {
             *waiting = line(std::mem::take(waiting));
             let first = waiting.remove(0);
-            turns.served(first.round);
+            turns.served(first.turn.round);
             order.push(first.id.to_string());
         };
         for (at, (owner, count, served)) in asks.iter().enumerate() {
@@ -68,8 +68,9 @@ fn the_line_is_first_come_first_served_and_by_turns_between_owners() {
             }
             let number = numbers.entry(owner).or_default();
             *number += 1;
-            let round = turns.enter(owner, *count);
-            waiting.push(claim(&format!("{owner}{number}"), round, at as i64, *count));
+            let turn = turns.enter(owner, *count);
+            let asked = claim(&format!("{owner}{number}"), 0, at as i64, *count);
+            waiting.push(Claim { turn, ..asked });
         }
         while !waiting.is_empty() {
             serve_one(&mut waiting, &mut turns, &mut order);
@@ -263,7 +264,7 @@ impl Sim {
             let claim = self.claims.remove(at);
             let workers = self.kept.remove(id).unwrap_or_default();
             let until = now + holds[id];
-            self.turns.entry(claim.profile.clone()).or_default().served(claim.round);
+            self.turns.entry(claim.profile.clone()).or_default().served(claim.turn.round);
             self.held.push((claim.profile.clone(), workers, until));
             self.served.push((claim, now));
         }
@@ -293,9 +294,9 @@ fn run(asks: &[Ask]) -> Sim {
             let (id, owner) = (format!("r{number:03}"), format!("owner-{}", ask.owner));
             let profile: ProfileName = name(PROFILES[ask.profile].0);
             let turns = sim.turns.entry(profile.clone()).or_default();
-            let (now, round) = (turns.now(), turns.enter(&owner, ask.count));
+            let (now, turn) = (turns.now(), turns.enter(&owner, ask.count));
             sim.owners.insert(name(&id), (owner, now, ask.count));
-            sim.claims.push(Claim { profile, ..claim(&id, round, comes, ask.count) });
+            sim.claims.push(Claim { profile, turn, ..claim(&id, 0, comes, ask.count) });
             holds.insert(name(&id), ask.holds);
         }
         sim.step(&holds);
@@ -330,10 +331,53 @@ proptest! {
                 }
             }
             prop_assert!(!passed.contains_key(owner.as_str()), "{} was overtaken by its own", claim.id);
+            let lag = claim.turn.round - began;
+            let all: u64 = passed.values().flatten().map(|count| u64::from(*count)).sum();
+            let largest = passed.values().flatten().max().copied().unwrap_or_default();
+            prop_assert!(all <= OVERTAKEN * lag + u64::from(largest), "{all} passed {}", claim.id);
             for (other, mut counts) in passed {
                 counts.pop();
                 let workers: u64 = counts.iter().map(|count| u64::from(*count)).sum();
-                prop_assert!(workers <= claim.round - began, "{other} passed {}", claim.id);
+                prop_assert!(workers <= lag, "{other} passed {}", claim.id);
+            }
+        }
+    }
+
+    /// New owners come without end, more of them than there are workers for; all that was asked for before is
+    /// served, however much its owner asked for before it.
+    #[test]
+    fn no_stream_of_new_owners_keeps_anybody_waiting(
+        asked in proptest::collection::vec(1..=3_u32, 1..8),
+        stream in proptest::collection::vec(proptest::collection::vec(1..=3_u32, 1..4), 1..20),
+    ) {
+        let mut turns = Turns::default();
+        let mut waiting: Vec<Claim> = Vec::new();
+        let mut came = 0;
+        let mut ask = |waiting: &mut Vec<Claim>, turns: &mut Turns, owner: &str, count: u32| {
+            came += 1;
+            let turn = turns.enter(owner, count);
+            waiting.push(Claim { turn, ..claim(&format!("r{came:05}"), 0, came, count) });
+        };
+        for count in &asked {
+            ask(&mut waiting, &mut turns, "early", *count);
+        }
+        let early: BTreeSet<ReservationId> = waiting.iter().map(|claim| claim.id.clone()).collect();
+        // As many workers as may go to others, and to whoever is the last of them, and its own.
+        let total: u64 = asked.iter().map(|count| u64::from(*count)).sum();
+        let mut left = (OVERTAKEN + 1) * total + 3;
+        let mut owners = 0;
+        for counts in stream.iter().cycle() {
+            for count in counts {
+                owners += 1;
+                ask(&mut waiting, &mut turns, &format!("new-{owners}"), *count);
+            }
+            waiting = line(waiting);
+            let first = waiting.remove(0);
+            turns.served(first.turn.round);
+            prop_assert!(left >= u64::from(first.missing), "they wait still: {waiting:#?}");
+            left -= u64::from(first.missing);
+            if !waiting.iter().any(|claim| early.contains(&claim.id)) {
+                break;
             }
         }
     }

@@ -93,6 +93,7 @@ fn entry(id: &str, owner: &str, count: u32) -> EnqueueRequest {
         purpose: "a test".to_owned(),
         duration: seconds(600),
         patience: seconds(60),
+        beyond: 0,
     }
 }
 
@@ -193,6 +194,87 @@ async fn an_entry_gets_workers_made_and_goes_when_it_was_taken() {
         gone.to_string(),
         "reservation r1, which ended: none of its workers is left, does not exist"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_promise_is_not_needed_here_and_outlives_the_process() {
+    let site = Site::new(1, 2);
+    let pool = site.live().await;
+    until_idle(&pool, 1).await;
+    // More than can ever be here, as others may give some.
+    let refused = pool.enqueue(entry("r1", "me", 4)).await.unwrap_err();
+    assert!(matches!(refused, Error::Invalid { .. }), "{refused:?}");
+    let beyond = |id: &str, count| EnqueueRequest {
+        beyond: 3,
+        patience: seconds(86_400),
+        ..entry(id, "me", count)
+    };
+    pool.enqueue(beyond("r1", 4)).await.unwrap();
+    pool.enqueue(beyond("r2", 1)).await.unwrap();
+    // What cannot be served here holds nobody up.
+    until(&pool, "passed", |status| status.queue.iter().any(|p| p.stand == Stand::Ready)).await;
+    assert!(matches!(pool.take(&name("r1")).await.unwrap(), Take::Waits(_)));
+    assert_eq!(have(&pool, "r2").await.workers.len(), 1);
+    let place = pool.count_elsewhere(&name("r1"), 3).await.unwrap();
+    assert_eq!((place.entry.elsewhere, place.missing), (3, 1));
+    drop(pool);
+    let pool = site.live().await;
+    let held = have(&pool, "r1").await;
+    assert_eq!((held.workers.len(), held.count), (1, 1), "the others are elsewhere");
+
+    // All of it, and then not.
+    pool.enqueue(beyond("r3", 2)).await.unwrap();
+    assert_eq!(pool.count_elsewhere(&name("r3"), 2).await.unwrap().stand, Stand::Ready);
+    let short = pool.count_elsewhere(&name("r3"), 0).await.unwrap();
+    assert_eq!((short.stand, short.missing), (Stand::Waiting, 2));
+    pool.count_elsewhere(&name("r3"), 2).await.unwrap();
+    let Take::Taken(held) = pool.take(&name("r3")).await.unwrap() else { panic!("it is ready") };
+    assert_eq!((held.count, held.workers.len()), (0, 0));
+    assert!(pool.ask_after(&name("r3")).await.is_err(), "it waits no more");
+    let refused = pool.count_elsewhere(&name("r3"), 1).await.unwrap_err().to_string();
+    assert!(refused.contains("does not exist"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_is_short_again_gives_up_no_worker_that_it_has_here() {
+    let site = Site::new(1, 2);
+    let pool = site.live().await;
+    until_idle(&pool, 1).await;
+    let wish = EnqueueRequest { beyond: 3, patience: seconds(86_400), ..entry("r1", "me", 3) };
+    pool.enqueue(wish).await.unwrap();
+    pool.count_elsewhere(&name("r1"), 2).await.unwrap();
+    let ready = |status: &Status| status.queue.iter().any(|place| place.stand == Stand::Ready);
+    let status = until(&pool, "ready", ready).await;
+    let here = status.reservations[0].workers.clone();
+    assert_eq!(here.len(), 1);
+    let more = pool.count_elsewhere(&name("r1"), 3).await.unwrap_err().to_string();
+    assert!(more.contains("has its workers here"), "{more}");
+    let place = pool.count_elsewhere(&name("r1"), 1).await.unwrap();
+    assert_eq!((place.stand, place.missing, &place.entry.kept), (Stand::Waiting, 1, &here));
+    assert!(matches!(pool.take(&name("r1")).await.unwrap(), Take::Waits(_)));
+    let held = have(&pool, "r1").await;
+    assert_eq!(held.workers.len(), 2);
+    assert!(held.workers.is_superset(&here));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_is_prolonged_never_shortened_and_its_end_is_told() {
+    let site = Site::new(1, 1);
+    let pool = site.live().await;
+    until_idle(&pool, 1).await;
+    let held = pool.reserve(site.wish("r1", 1)).await.unwrap();
+    let later = held.until + seconds(500);
+    assert_eq!(pool.prolong(&held.id, later).await.unwrap().until, later);
+    assert_eq!(pool.prolong(&held.id, held.until).await.unwrap().until, later);
+    drop(pool);
+    let pool = site.live().await;
+    until(&pool, "known", |status| status.reservations.len() == 1).await;
+    assert_eq!(pool.status().reservations[0].until, later);
+    pool.release_because(&held.id, "nobody wants it").await.unwrap();
+    let gone = pool.prolong(&held.id, later).await.unwrap_err().to_string();
+    assert!(gone.contains("nobody wants it"), "{gone}");
+    let told = events(&pool).await;
+    assert!(told.contains("it ends: nobody wants it"), "{told}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -456,6 +456,7 @@ impl Storm {
             purpose: "weather".to_owned(),
             duration: self.seconds(60.0) + Duration::from_secs(1),
             patience: self.seconds(300.0) + Duration::from_secs(1),
+            beyond: 0,
         };
         let id = request.id.clone();
         // The host may be too small for so many.

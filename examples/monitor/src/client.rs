@@ -17,7 +17,7 @@ mod files;
 mod reserve;
 mod sse;
 mod terminal;
-mod trust;
+pub(crate) mod trust;
 mod wire;
 
 pub use sse::{Message, Messages};

@@ -23,7 +23,7 @@ use crate::{
 
 mod github;
 mod gitlab;
-mod secret;
+pub(crate) mod secret;
 
 pub use github::{GithubHook, GithubSurvey, HourlyLimit};
 

@@ -49,7 +49,7 @@ pub use hypervisor::{
 pub use place::ConfigError;
 use place::Source;
 pub use secret::SecretPlace;
-pub use servo::{ProofConfig, ProofRepository, ServoConfig};
+pub use servo::{PeerConfig, ProofConfig, ProofRepository, ServoConfig};
 use units::Size;
 
 /// The configuration that is used when none is named, and that explains every key.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::ServoConfig,
     metrics::{Meter, Metrics},
+    peers::Peers,
     reload::ConfigState,
     remote::Remotes,
     seal::Seal,
@@ -33,6 +34,7 @@ pub mod guest;
 mod health;
 mod history;
 mod jobs;
+mod labels;
 mod log;
 mod metrics;
 pub mod openapi;
@@ -83,6 +85,7 @@ struct Inner {
     streams: Arc<Semaphore>,
     stop: CancellationToken,
     servo: Option<(ServoConfig, Seal)>,
+    peers: Option<Peers>,
     feed: Feed,
     history: History,
 }
@@ -117,6 +120,8 @@ pub struct Parts {
     pub stop: CancellationToken,
     /// The interface of Servo's monitor, and what seals its tokens.
     pub servo: Option<(ServoConfig, Seal)>,
+    /// The monitors that are asked for workers, too.
+    pub peers: Option<Peers>,
 }
 
 impl Shared {
@@ -141,6 +146,7 @@ impl Shared {
             streams: parts.streams,
             stop: parts.stop,
             servo: parts.servo,
+            peers: parts.peers,
         }))
     }
 
@@ -151,6 +157,13 @@ impl Shared {
     /// The configuration in use, the kinds of runner on offer included.
     fn config(&self) -> Arc<ConfigState> {
         self.0.config.borrow().clone()
+    }
+
+    /// What an operator should know, such as a configuration that was refused.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.config().warnings();
+        warnings.extend(self.0.peers.iter().flat_map(Peers::blind));
+        warnings
     }
 
     /// Sees that no job gets a worker that someone was in. Asked before anyone is let in.

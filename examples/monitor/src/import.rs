@@ -13,6 +13,7 @@ use std::{
 use runner_core::Secret;
 
 mod profiles;
+mod servo;
 mod settings;
 mod size;
 mod writing;
@@ -88,9 +89,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("github_api_suffix", "runners are called as their workers; several hosts may share a GitHub"),
     ("monitor_thread_send_timeout", "no request waits for the loop"),
     ("monitor_thread_recv_timeout", "no request waits for the loop"),
-    ("monitor_reserve_timeout", "a reservation has the end that its asker names"),
-    ("tokenless_select_artifact_max_age", "it belongs to Servo's own routes, not to the pool"),
-    ("main_repo_path", "images are built outside; nothing is injected into them"),
+    (
+        "main_repo_path",
+        "images are built outside; machines fetch a mirror at /cache, if [servo] names a directory as cache",
+    ),
     ("dont_update_cached_servo_repo", "images are built outside; nothing is injected into them"),
     ("libvirt_template_guest_prefix", "machines are told apart by a mark in their metadata"),
     ("libvirt_rebuild_guest_prefix", "machines are told apart by a mark in their metadata"),
@@ -101,8 +103,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("zvol_block_device_timeout", "disks are files"),
     ("dot_cargo_path", "images are built outside; nothing is injected into them"),
     ("monitor_data_path", "its data is of no use here; [data] dir says where ours goes"),
-    ("queue_member", "every monitor queues by itself"),
-    ("queue.servers", "it belongs to Servo's own routes, not to the pool"),
+    ("queue_member", "whoever names this monitor in queue.servers asks it; nothing is set here"),
 ];
 
 /// Makes our configuration. What it makes is not checked here: whoever writes it reads it first.
@@ -114,7 +115,9 @@ pub fn import(sources: &Sources<'_>) -> Result<Imported, Unreadable> {
     let mut out = Writing::new(sources);
     out.http(&mut settings);
     out.libvirt(&mut settings);
+    out.guests();
     out.github(&mut settings, sources.repositories);
+    out.servo(&mut settings);
     out.pace(&mut settings);
     profiles::write(&mut out, &mut settings, sources);
     for setting in settings.rest() {

@@ -17,6 +17,7 @@ pub mod logs;
 pub mod metrics;
 pub mod open_files;
 pub mod opening;
+pub mod peers;
 pub mod reload;
 pub mod remote;
 pub mod seal;

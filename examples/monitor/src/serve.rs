@@ -24,6 +24,7 @@ use crate::{
     http::{self, Door, Shared, guest},
     metrics::{Metrics, Sources, otlp},
     open_files,
+    peers::Peers,
     reload::{ConfigState, Edit, Hangup, Reload, Source},
     remote::{self, Remotes},
     seal::Seal,
@@ -61,6 +62,7 @@ pub struct Service {
     desk: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     _counting: AbortOnDropHandle<()>,
     _attending: AbortOnDropHandle<()>,
+    _brokering: Option<AbortOnDropHandle<()>>,
     exporting: Option<JoinHandle<()>>,
 }
 
@@ -202,6 +204,15 @@ impl Service {
             }
             None => None,
         };
+        let servers = config.servo.as_ref().map(|servo| (&servo.servers[..], servo.hold));
+        let (peers, brokering) = Peers::start(
+            servers.unwrap_or_default(),
+            data.path(),
+            pool.clone(),
+            events.clone(),
+            clock,
+        )?
+        .unzip();
         let shared = Shared::new(http::Parts {
             queue,
             events,
@@ -217,6 +228,7 @@ impl Service {
             streams,
             stop: stop.clone(),
             servo: config.servo.clone().map(|servo| (servo, seal)),
+            peers,
         });
         let statuses = shown.subscribe();
         let attending =
@@ -239,6 +251,7 @@ impl Service {
             desk,
             _counting: counting,
             _attending: attending,
+            _brokering: brokering,
             exporting,
         })
     }

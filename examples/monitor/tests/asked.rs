@@ -171,6 +171,39 @@ fn a_reserved_machine_that_someone_was_in_never_gets_a_job() {
 }
 
 #[test]
+fn a_reservation_under_ones_own_name_is_found_again_and_lasts_as_long_as_it_is_asked_for() {
+    let server = Server::start();
+    idle(&server);
+    let put = |path: &str, body: &Value| {
+        server.send(Method::PUT, path, |request| request.bearer_auth(TOKEN).json(body))
+    };
+    let path = "/api/v2/reservations/mine-1";
+    let wish = |duration: &str, purpose: &str| json!({ "profile": "micro", "owner": "acme/widgets", "purpose": purpose, "duration": duration });
+    let made = put(path, &wish("60s", "a run"));
+    assert_eq!(made.status, StatusCode::OK, "{}", made.text());
+    let made = made.json();
+    assert_eq!((&made["id"], &made["owner"]), (&json!("mine-1"), &json!("acme/widgets")));
+    let again = put(path, &wish("1h", "a run")).json();
+    assert_eq!(again["workers"], made["workers"], "asked again, it is the same");
+    assert!(again["until"].as_str() > made["until"].as_str(), "and lasts: {again}");
+    let shorter = put(path, &wish("60s", "a run")).json();
+    assert_eq!(shorter["until"], again["until"], "it is never cut short");
+    let mut three = wish("60s", "a run");
+    three["count"] = json!(3);
+    let refusals = [
+        (path, wish("60s", "another run"), StatusCode::CONFLICT),
+        ("/api/v2/reservations/mine-2", three, StatusCode::SERVICE_UNAVAILABLE),
+        ("/api/v2/reservations/a%20b", wish("60s", "a run"), StatusCode::BAD_REQUEST),
+        (path, wish("forever", "a run"), StatusCode::BAD_REQUEST),
+    ];
+    for (path, body, status) in refusals {
+        let refused = put(path, &body);
+        assert_eq!(refused.status, status, "{path}: {}", refused.text());
+    }
+    assert_eq!(delete(&server, path), StatusCode::NO_CONTENT);
+}
+
+#[test]
 fn workers_come_in_pages_and_an_idle_one_goes_when_asked() {
     let server = Server::start();
     patch(&server, &json!({ "min_idle": 3 }));

@@ -1,5 +1,7 @@
 //! The settings of Servo's monitor become a configuration of ours, and each of them is accounted for.
 
+mod process;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -22,6 +24,11 @@ fn import(dir: &Path, more: &[&str]) -> Output {
         .env_remove("MONITOR_API_TOKEN")
         .output()
         .unwrap()
+}
+
+fn monitor(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_monitor"));
+    command.current_dir(dir).args(args).env_remove("MONITOR_API_TOKEN").output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -105,6 +112,20 @@ fn every_setting_of_servos_monitor_is_taken_over_or_accounted_for_by_its_line() 
     assert_eq!((capacity.huge_memory_mib, capacity.memory_mib), (96 << 10, 16 << 10));
     read.check_fit(capacity).unwrap();
 
+    // What workflows and machines ask for is answered here as it was there.
+    let servo = read.servo.as_ref().unwrap();
+    assert_eq!(servo.base_url.as_deref(), Some("https://ci0.example.org"));
+    assert_eq!(read.http.names, ["ci0.example.org"]);
+    let proof = servo.proof.as_ref().unwrap();
+    assert_eq!((proof.max_age.as_secs(), servo.reserve_timeout.as_secs()), (300, 60));
+    let names: Vec<&str> = proof.repositories.iter().map(|its| its.name.as_str()).collect();
+    assert_eq!(names, ["servo/servo"]);
+    let servers: Vec<&str> = servo.servers.iter().map(|server| &*server.url).collect();
+    assert_eq!(servers, ["https://ci1.example.org"], "not itself");
+    assert_eq!(read.guests.as_ref().unwrap().listen.to_string(), "192.168.100.1:8000");
+    let check = monitor(dir.path(), &["check", "--config", "imported/monitor.toml"]);
+    assert!(check.status.success(), "{}", text(&check.stderr));
+
     // Secrets are where nobody else reads them, and nowhere else.
     for (name, secret) in
         [("github-token", "github_pat_planted-in-the-test"), ("api-token", "planted-api-token")]
@@ -120,6 +141,65 @@ fn every_setting_of_servos_monitor_is_taken_over_or_accounted_for_by_its_line() 
     assert!(!again.status.success());
     assert!(text(&again.stderr).contains("is there already"), "{}", text(&again.stderr));
     assert_eq!(fs::read_to_string(&file).unwrap(), config);
+}
+
+#[cfg(feature = "libvirt")]
+#[test]
+fn what_was_imported_is_served_with_the_paths_of_servos_monitor() {
+    let settings = format!(
+        "external_base_url = \"https://ci7.example.org/\"\nqueue_member = true\n{SETTINGS}"
+    );
+    let nowhere = "qemu+unix:///system?socket=/nonexistent/socket";
+    let env = format!("GITHUB_TOKEN=planted\nLIBVIRT_DEFAULT_URI={nowhere}\n");
+    let dir = with(&settings, &env);
+    let output = import(dir.path(), &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_monitor"));
+    command
+        .current_dir(dir.path())
+        .args(["serve", "--config", "imported/monitor.toml", "--data", "data"])
+        .args(["--listen", "127.0.0.1:0"])
+        .env_remove("MONITOR_API_TOKEN")
+        .stderr(std::process::Stdio::piped());
+    let process = process::Process::start(command);
+    assert_eq!(process::get(&process.url, "/policy/override"), serde_json::Value::Null);
+    let id = "/queue/6bd7a3a6-8d29-4d4e-9a0e-0a2f3f1b7c55";
+    monitor::http::tls::prepare();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let answer = runtime.block_on(async {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client.get(format!("{}{id}", process.url));
+        // As a proxy passes it on that has the name of Servo's host.
+        let answer = request.header("host", "ci7.example.org").send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    });
+    assert_eq!(answer.0, 404, "{}", answer.1);
+    assert!(answer.1.contains("waits here"), "{}", answer.1);
+}
+
+#[cfg(feature = "libvirt")]
+#[test]
+fn servers_that_would_be_told_a_token_in_the_clear_and_prefixes_are_left_to_the_operator() {
+    let settings = format!(
+        "allowed_qualified_repo_prefix = \"servo\"\nmonitor_reserve_timeout = 90\n{SETTINGS}\n\
+         [queue]\nservers = [\"http://ci1.example.org\"]\n"
+    )
+    .replace("/repos/delan/servo", "/orgs/servo");
+    let dir =
+        with(&settings, "GITHUB_TOKEN=planted\nSERVO_CI_MONITOR_API_TOKEN=planted-api-token\n");
+    let output = import(dir.path(), &["--repository", "servo/servo"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let told = text(&output.stdout);
+    for line in [
+        "allowed_qualified_repo_prefix: by hand: name each repository",
+        "queue.servers: by hand: name the others in servo.queue.servers",
+        "monitor_reserve_timeout: becomes servo.reserve_timeout = \"90s\"",
+    ] {
+        assert!(told.contains(line), "{line} is not in {told}");
+    }
+    let servo = Config::read(&dir.path().join("imported/monitor.toml")).unwrap().servo.unwrap();
+    assert_eq!((servo.servers.len(), servo.reserve_timeout.as_secs()), (0, 90));
+    assert_eq!(servo.proof.unwrap().repositories[0].name, "servo/servo");
 }
 
 #[cfg(feature = "libvirt")]

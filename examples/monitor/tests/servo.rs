@@ -389,6 +389,41 @@ fn machines_fetch_files_and_real_git_clones_a_mirror_over_dumb_http() {
 }
 
 #[test]
+fn policy_overrides_are_begun_told_and_cancelled_as_documented() {
+    let world = world();
+    let path = "/policy/override";
+    assert_eq!(world.get(path).json(), Value::Null, "there is none");
+    // Looking is everybody's, the rest the administrator's.
+    for method in [Method::POST, Method::DELETE] {
+        let url = format!("{}{path}?linux=3", world.url());
+        let answer = world.send(method, &url, |request| request);
+        said(&answer, StatusCode::UNAUTHORIZED, &["token"]);
+    }
+    for (query, status, word) in [
+        ("", StatusCode::BAD_REQUEST, "PROFILE=COUNT"),
+        ("?linux=many", StatusCode::BAD_REQUEST, "linux"),
+        ("?linux=-1", StatusCode::BAD_REQUEST, "linux"),
+        ("?linux=1&linux=2", StatusCode::BAD_REQUEST, "twice"),
+        ("?windows=1", StatusCode::NOT_FOUND, "windows"),
+        ("?linux=0", StatusCode::BAD_REQUEST, "no worker"),
+    ] {
+        said(&world.ask(Method::POST, &format!("{path}{query}")), status, &[word]);
+    }
+    let begun = world.ask(Method::POST, &format!("{path}?linux=3"));
+    assert_eq!((begun.status, begun.json()), (StatusCode::OK, json!({ "linux": 3 })));
+    assert!(begun.headers["content-type"].to_str().unwrap().starts_with("application/json"));
+    assert_eq!(world.get(path).json(), json!({ "linux": 3 }));
+    world.idle(3);
+    let again = world.ask(Method::POST, &format!("{path}?linux=1"));
+    said(&again, StatusCode::CONFLICT, &["overrides until"]);
+    let ended = world.ask(Method::DELETE, path);
+    assert_eq!((ended.status, ended.json()), (StatusCode::OK, json!({ "linux": 3 })));
+    world.until("there is none any more", |world| world.get(path).json() == Value::Null);
+    assert_eq!(world.ask(Method::DELETE, path).json(), Value::Null, "there is nothing to end");
+    world.idle(2);
+}
+
+#[test]
 fn without_its_section_none_of_it_is_there() {
     let world = World::new(&Setting { servo: None, ..Setting::default() });
     for path in ["/dashboard.json", "/dashboard.html", "/runner/1/screenshot.png"] {

@@ -61,6 +61,24 @@ fn mistakes_are_named_by_line_and_key_with_the_way_out() {
     );
     refused("[servo]\nreserve_timeout = \"0s\"", &["servo.reserve_timeout", "above zero"]);
     refused("[servo]\nscreenshot_rate = \"x\"", &["servo.screenshot_rate"]);
+    let server = |url: &str| format!("{{ url = \"{url}\", token = {{ file = \"t\" }} }}");
+    let servers = |all: &[String]| format!("[servo]\nqueue.servers = [{}]", all.join(", "));
+    for open in ["http://ci1.example.org", "http://8.8.8.8:8000"] {
+        let section = servers(&[server(open)]);
+        refused(&section, &[":2:", "servo.queue.servers[0]", "https://", "token"]);
+    }
+    let twice = servers(&[server("https://ci1.example.org"), server("https://CI1.example.org/")]);
+    refused(&twice, &["servo.queue.servers[1]", "already"]);
+    refused(
+        "[servo]\nqueue.servers = [{ url = \"https://ci1.example.org\", token = \"hunter2\" }]",
+        &["a secret is not written here"],
+    );
+    refused("[servo]\nqueue.hold = \"1s\"", &["servo.queue.hold", "5s"]);
+    let near = servers(&[server("http://127.0.0.1:8000"), server("http://10.1.2.3:8000/")]);
+    let servo = parse(&near).unwrap().servo.unwrap();
+    let urls: Vec<&str> = servo.servers.iter().map(|server| &*server.url).collect();
+    assert_eq!(urls, ["http://127.0.0.1:8000", "http://10.1.2.3:8000"]);
+    assert_eq!(servo.hold.as_secs(), 60);
 }
 
 #[test]

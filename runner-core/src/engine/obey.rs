@@ -6,8 +6,12 @@ impl Engine {
     pub(super) fn obey(&mut self, command: Command) {
         match command {
             Command::Reserve(request, answer) => self.reserve(request, answer),
-            Command::Release(id, answer) => self.release(&id, answer),
+            Command::Release(id, why, answer) => self.release(&id, why, answer),
+            Command::Prolong(id, until, answer) => self.prolong(&id, until, answer),
             Command::Enqueue(request, answer) => self.enqueue(request, answer),
+            Command::CountElsewhere(id, workers, answer) => {
+                self.count_elsewhere(&id, workers, answer);
+            }
             Command::AskAfter(id, answer) => drop(answer.send(self.ask_after(&id))),
             Command::Take(id, answer) => self.take(id, answer),
             Command::AwaitMark(id, answer) => self.await_mark(id, answer),

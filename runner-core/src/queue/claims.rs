@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Claim, Turns, Waiting};
+use super::{Claim, Turn, Turns, Waiting};
 use crate::{
     hypervisor::ExitReason,
     name::{JobId, ProfileName, ReservationId, WorkerName},
@@ -132,23 +132,12 @@ impl Claims<'_> {
         });
         let entries = self.entries.values().filter_map(|waiting| {
             let entry = &waiting.entry;
-            let kept = entry.kept.len() as u32;
-            let is_held = self.reservations.contains_key(&entry.id);
+            let waits = !self.reservations.contains_key(&entry.id) && entry.needs_here() > 0;
             let backs_off = waiting.backoff.as_ref().is_some_and(|b| b.not_before > self.now);
             let profile = self.profiles.iter().find(|profile| profile.name == entry.profile);
-            let fits = profile.is_some_and(|profile| profile.max >= entry.at_least);
-            (!is_held).then(|| Claim {
-                id: entry.id.clone(),
-                profile: entry.profile.clone(),
-                round: entry.round,
-                since: entry.since,
-                kept,
-                missing: entry.count.saturating_sub(kept),
-                at_least: entry.at_least.saturating_sub(kept),
-                begun: false,
-                blocked: backs_off || !fits || self.is_shut(&entry.profile),
-                can_grow: self.can_grow(&entry.profile),
-            })
+            let fits = profile.is_some_and(|profile| profile.max >= entry.fewest_here());
+            let blocked = backs_off || !fits || self.is_shut(&entry.profile);
+            waits.then(|| entry.claim(blocked, self.can_grow(&entry.profile)))
         });
         whole.chain(again).chain(entries).collect()
     }
@@ -161,7 +150,7 @@ impl Claims<'_> {
         Claim {
             id: of.id.clone(),
             profile: of.profile.clone(),
-            round: self.turns.get(&of.profile).map_or(0, Turns::now),
+            turn: self.turn_since(&of.profile, since),
             since,
             kept: 0,
             missing,
@@ -170,6 +159,15 @@ impl Claims<'_> {
             blocked: self.is_shut(&of.profile),
             can_grow: self.can_grow(&of.profile),
         }
+    }
+
+    /// The turn of what an owner that asked for nothing else has asked for since then.
+    fn turn_since(&self, profile: &ProfileName, since: Timestamp) -> Turn {
+        let Some(turns) = self.turns.get(profile) else { return Turn::default() };
+        let entries = self.entries.values().map(|waiting| &waiting.entry);
+        let later = entries.filter(|entry| entry.profile == *profile && entry.since > since);
+        let came = later.map(|entry| entry.turn.came).min().unwrap_or(turns.came());
+        Turn { round: turns.now(), came }
     }
 
     /// The jobs that wait for each reservation, and since when. A list may have jobs that began meanwhile.

@@ -6,21 +6,47 @@ use std::{
 };
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::name::{ProfileName, ReservationId, WorkerName};
 
 /// Of how many owners it is remembered what they asked for.
 const OWNERS: usize = 10_000;
 
+/// How many workers may go to whoever came later, for each worker that one's own owner asked for before and that
+/// did not have its turn yet.
+pub const OVERTAKEN: u64 = 16;
+
+/// When somebody has its turn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The round in which its owner is served.
+    pub round: u64,
+    /// How many workers had been asked for when it came.
+    #[serde(default)]
+    pub came: u64,
+}
+
 /// Whose turn it is among the owners that wait for one profile: start-time fair queueing, counted in workers.
 ///
 /// What an owner asks for next has its round after what it asked for before; whoever asked for nothing lately
-/// begins in the round that is served now.
+/// begins in the round that is served now. A round is worth [`OVERTAKEN`] workers, and no more: whoever came so
+/// much earlier goes first even if its round is the later one, so that no stream of new owners, who all begin in
+/// the round of now, keeps anybody waiting for ever.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Turns {
     now: u64,
+    /// How many workers were asked for.
+    came: u64,
     /// The round in which an owner's next request begins, where that is later than now.
     next: BTreeMap<String, u64>,
+}
+
+impl Turn {
+    /// Who is served first: the one of whom this is the lowest.
+    fn rank(self) -> u64 {
+        self.round.saturating_mul(OVERTAKEN).saturating_add(self.came)
+    }
 }
 
 impl Turns {
@@ -29,21 +55,28 @@ impl Turns {
         self.now
     }
 
-    /// The round of what `owner` asks for now.
-    pub fn enter(&mut self, owner: &str, count: u32) -> u64 {
-        let round = self.next.get(owner).map_or(self.now, |next| self.now.max(*next));
-        self.entered(owner, round, count);
-        round
+    /// How many workers were asked for.
+    pub fn came(&self) -> u64 {
+        self.came
     }
 
-    /// Remembers a round that was given before, such as by an earlier process.
-    pub fn entered(&mut self, owner: &str, round: u64, count: u32) {
+    /// The turn of what `owner` asks for now.
+    pub fn enter(&mut self, owner: &str, count: u32) -> Turn {
+        let round = self.next.get(owner).map_or(self.now, |next| self.now.max(*next));
+        let turn = Turn { round, came: self.came };
+        self.entered(owner, turn, count);
+        turn
+    }
+
+    /// Remembers a turn that was given before, such as by an earlier process.
+    pub fn entered(&mut self, owner: &str, turn: Turn, count: u32) {
         if self.next.len() >= OWNERS {
             // Whoever waits keeps its round; what owners asked for before is forgotten.
             self.next.clear();
         }
         let next = self.next.entry(owner.to_owned()).or_default();
-        *next = (*next).max(round.saturating_add(count.into()));
+        *next = (*next).max(turn.round.saturating_add(count.into()));
+        self.came = self.came.max(turn.came.saturating_add(count.into()));
     }
 
     /// Goes on to a round, as somebody in it is served.
@@ -60,8 +93,8 @@ pub struct Claim {
     pub id: ReservationId,
     /// Which kind of worker.
     pub profile: ProfileName,
-    /// The round in which its owner has its turn: see [`Turns`].
-    pub round: u64,
+    /// When it has its turn: see [`Turns`].
+    pub turn: Turn,
     /// Since when it waits.
     pub since: Timestamp,
     /// How many are kept for it already.
@@ -82,8 +115,9 @@ pub struct Claim {
 pub fn line(mut claims: Vec<Claim>) -> Vec<Claim> {
     claims.sort_by(|a, b| {
         // Whoever has begun goes on: two that each had a part of what both need would wait for ever.
-        let turn =
-            |claim: &Claim| (Reverse(claim.begun || claim.kept > 0), claim.round, claim.since);
+        let turn = |claim: &Claim| {
+            (Reverse(claim.begun || claim.kept > 0), claim.turn.rank(), claim.since)
+        };
         (turn(a), &a.id).cmp(&(turn(b), &b.id))
     });
     claims

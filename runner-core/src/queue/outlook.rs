@@ -50,10 +50,13 @@ pub fn outlook(place: &Place, status: &Status, now: Timestamp) -> Outlook {
         outlook.reasons.push(format!("profile {} is not offered any more", entry.profile));
         return outlook;
     };
-    if entry.at_least > profile.max {
+    if entry.fewest_here() > profile.max {
+        let elsewhere = if entry.beyond > 0 { ": the rest is asked for elsewhere" } else { "" };
         outlook.reasons.push(format!(
-            "it needs {} workers of profile {}, which may have {} for now",
-            entry.at_least, entry.profile, profile.max
+            "it needs {} workers of profile {}, which may have {} for now{elsewhere}",
+            entry.fewest_here(),
+            entry.profile,
+            profile.max
         ));
         return outlook;
     }

@@ -324,7 +324,9 @@ impl World {
             duration: Duration::from_secs(600),
             patience: Duration::from_secs(60),
             since: ago(900),
-            round: 0,
+            turn: Default::default(),
+            elsewhere: 0,
+            beyond: 0,
             kept: kept.iter().map(|worker| name(worker)).collect(),
         };
         let waiting = Waiting { entry, asked_at: ago(asked), backoff: None };

@@ -15,7 +15,7 @@ use crate::config::SecretPlace;
 const LONGEST: u64 = 64 << 10;
 
 /// Warns of a file that anybody may read.
-pub(super) fn warn_of(place: &SecretPlace) {
+pub(crate) fn warn_of(place: &SecretPlace) {
     if let Some(path) = open_file(place) {
         let path = path.display();
         tracing::warn!(%path, "Anyone may read these credentials; run: chmod o= on them.");
@@ -37,7 +37,7 @@ pub(super) fn open_file(place: &SecretPlace) -> Option<&Path> {
 ///
 /// # Errors
 /// When it cannot be read or there is none, saying where it should be.
-pub(super) fn read(place: &SecretPlace) -> anyhow::Result<Secret<String>> {
+pub(crate) fn read(place: &SecretPlace) -> anyhow::Result<Secret<String>> {
     let (text, shown) = match place {
         SecretPlace::File(path) => (file(path)?, path.display().to_string()),
         SecretPlace::Environment(name) => {

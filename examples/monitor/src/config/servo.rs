@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use toml::Spanned;
 use super::{
     ConfigError, GithubConfig,
     place::Source,
+    secret::{SecretPlace, secret_at},
     units::{Period, Rate},
 };
 
@@ -35,6 +37,24 @@ pub struct ServoConfig {
     pub cache: Option<PathBuf>,
     /// How often each address may ask for a new picture of a screen. As often as it likes, if none.
     pub screenshot_rate: Option<Rate>,
+    /// The monitors that are asked for workers, too, when somebody waits for some here.
+    pub servers: Vec<PeerConfig>,
+    /// For how long those keep workers for somebody who did not take them yet.
+    pub hold: Duration,
+}
+
+/// What is asked of others holds so long at least: it is renewed several times within.
+const SHORTEST_HOLD: Duration = Duration::from_secs(5);
+
+/// Another monitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// What it is called: the host and the port of its address.
+    pub name: String,
+    /// Its address, without a slash at its end.
+    pub url: String,
+    /// Where its token is, with the role operate.
+    pub token: SecretPlace,
 }
 
 /// How artifacts prove who asks.
@@ -80,6 +100,21 @@ pub(super) struct Servo {
     image_deps: Option<PathBuf>,
     cache: Option<PathBuf>,
     screenshot_rate: Spanned<String>,
+    queue: Queue,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Queue {
+    servers: Vec<Spanned<Server>>,
+    hold: Option<Spanned<Period>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Server {
+    url: String,
+    token: SecretPlace,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +143,7 @@ impl Default for Servo {
             image_deps: None,
             cache: None,
             screenshot_rate: Spanned::new(0..0, "2/s".to_owned()),
+            queue: Queue::default(),
         }
     }
 }
@@ -166,6 +202,8 @@ pub(super) fn servo(
         image_deps: section.image_deps.map(|path| base.join(path)),
         cache: section.cache.map(|path| base.join(path)),
         screenshot_rate: rate(source, section.screenshot_rate)?,
+        servers: servers(source, base, section.queue.servers)?,
+        hold: hold(source, section.queue.hold)?,
     }))
 }
 
@@ -198,6 +236,56 @@ fn repositories(
         });
     }
     Ok(repositories)
+}
+
+fn servers(
+    source: &Source<'_>,
+    base: &Path,
+    all: Vec<Spanned<Server>>,
+) -> Result<Vec<PeerConfig>, ConfigError> {
+    let mut peers: Vec<PeerConfig> = Vec::with_capacity(all.len());
+    for (index, server) in all.into_iter().enumerate() {
+        let (span, server) = (server.span(), server.into_inner());
+        let key = format!("servo.queue.servers[{index}]");
+        let url = address(source, &key, Spanned::new(span.clone(), server.url))?;
+        let (scheme, name) = url.split_once("://").unwrap_or_default();
+        if scheme == "http" && !is_near(name) {
+            let problem = "use https://: whoever is between would read the token";
+            return Err(source.problem(Some(span), key, problem));
+        }
+        if peers.iter().any(|other| other.name.eq_ignore_ascii_case(name)) {
+            return Err(source.problem(Some(span), key, format!("{name} is there already")));
+        }
+        let token = secret_at(source, base, &format!("{key}.token"), span, server.token)?;
+        peers.push(PeerConfig { name: name.to_owned(), url: url.clone(), token });
+    }
+    Ok(peers)
+}
+
+fn hold(source: &Source<'_>, said: Option<Spanned<Period>>) -> Result<Duration, ConfigError> {
+    let Some(said) = said else { return Ok(Duration::from_secs(60)) };
+    if said.get_ref().0 < SHORTEST_HOLD {
+        let problem = "it must be 5s at least; the default is 60s";
+        return Err(source.problem(Some(said.span()), "servo.queue.hold", problem));
+    }
+    Ok(said.into_inner().0)
+}
+
+/// Whether an address is this host's, or one of a private network.
+fn is_near(authority: &str) -> bool {
+    let authority = authority.split('/').next().unwrap_or_default();
+    let host = match authority.parse::<SocketAddr>() {
+        Ok(address) => return is_private(address.ip()),
+        Err(_) => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse().is_ok_and(is_private)
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
+    }
 }
 
 fn address(source: &Source<'_>, key: &str, url: Spanned<String>) -> Result<String, ConfigError> {

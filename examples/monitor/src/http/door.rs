@@ -92,6 +92,7 @@ impl Door {
         mut request: Request,
     ) -> poem::Result<Response> {
         let is_servo = self.0.servo && servo::allow(request.original_uri().path()).is_some();
+        let is_polled = is_servo && servo::is_polled(request.original_uri().path());
         let mut response = match self.0.admit(&mut request) {
             Err(refusal) => {
                 discard(&mut request).await;
@@ -102,6 +103,9 @@ impl Door {
         if is_servo {
             // Its clients are scripts, which show what they are told.
             response = text::of_response(response).await;
+        }
+        if is_polled {
+            response = text::bare(response).await;
         }
         let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
         let headers = response.headers_mut();

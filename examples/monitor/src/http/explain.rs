@@ -9,6 +9,7 @@ use poem_openapi::{
     payload::{Binary, Json},
 };
 use runner_core::{
+    ReservationId,
     explain::{self, Explanation},
     plan::Subject,
     recorder::FlightRecord,
@@ -90,7 +91,13 @@ impl ExplainApi {
         let status = self.0.status();
         let subjects = explain::subjects_of_job(&job, &status);
         let events = self.0.0.events.about(&subjects, EVENTS).await?;
-        let told = explain::local_job(&job, &local_forge(), &status, &events, Timestamp::now());
+        let mut told = explain::local_job(&job, &local_forge(), &status, &events, Timestamp::now());
+        let waits = |id: &ReservationId| status.queue.iter().find(|place| place.entry.id == *id);
+        let place = job.spec.reserved_for.as_ref().and_then(waits);
+        if let (Some(peers), Some(place)) = (&self.0.0.peers, place) {
+            let line = |text| explain::Line { at: None, text };
+            told.lines.extend(peers.reasons(place).into_iter().map(line));
+        }
         Ok(Json(told.into()))
     }
 

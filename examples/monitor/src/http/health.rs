@@ -37,7 +37,7 @@ pub fn readyz(shared: Data<&Shared>) -> Response {
     }
     let ready = blind.is_empty() && status.at.is_some();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let warnings = shared.config().warnings();
+    let warnings = shared.warnings();
     let body = json!({
         "ready": ready, "blind": blind, "draining": status.draining, "warnings": warnings,
     });

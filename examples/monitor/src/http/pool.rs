@@ -23,7 +23,7 @@ impl PoolApi {
     #[oai(path = "/status", method = "get", operation_id = "show_status")]
     async fn status(&self) -> Json<PoolStatus> {
         let mut status = PoolStatus::from(&*self.0.status());
-        status.warnings = self.0.config().warnings();
+        status.warnings = self.0.warnings();
         Json(status)
     }
 

@@ -28,6 +28,8 @@ struct PlaceInfo {
     since: String,
     /// How far it has come.
     stand: StandName,
+    /// How many of its workers other monitors have promised.
+    elsewhere: u32,
     /// Its place among those of its profile; the first is 1.
     position: u32,
     /// In how many seconds it is likely to be served, where that can be told.
@@ -59,7 +61,12 @@ impl QueueApi {
     #[oai(path = "/queue", method = "get", operation_id = "list_queue")]
     async fn list(&self) -> Json<Vec<PlaceInfo>> {
         let (status, now) = (self.0.status(), Timestamp::now());
-        Json(status.queue.iter().map(|place| info(place, &status, now)).collect())
+        let told = |place: &Place| {
+            let mut told = info(place, &status, now);
+            told.reasons.extend(self.0.0.peers.iter().flat_map(|peers| peers.reasons(place)));
+            told
+        };
+        Json(status.queue.iter().map(told).collect())
     }
 }
 
@@ -77,6 +84,7 @@ fn info(place: &Place, status: &Status, now: Timestamp) -> PlaceInfo {
             Stand::Marking => StandName::Marking,
             Stand::Ready => StandName::Ready,
         },
+        elsewhere: entry.elsewhere,
         position: place.ahead + 1,
         estimate_s: told.estimate.map(|about| about.as_secs()),
         reasons: told.reasons,

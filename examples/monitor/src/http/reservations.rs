@@ -41,6 +41,28 @@ struct NewReservation {
     duration: String,
 }
 
+/// What to reserve under a name of one's own.
+#[derive(Object, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+struct NamedReservation {
+    /// Which kind of worker.
+    profile: String,
+    /// How many: all of them or none.
+    #[serde(default = "one")]
+    #[oai(default = "one", validator(minimum(value = "1"), maximum(value = "1000")))]
+    count: u32,
+    /// On whose behalf, such as a repository; the holder of the token, if nobody's.
+    #[oai(validator(max_length = 300))]
+    owner: Option<String>,
+    /// What for.
+    #[serde(default)]
+    #[oai(default, validator(max_length = 1000))]
+    purpose: String,
+    /// How long from now on, such as `60s` or `4h`. At most 7 days.
+    duration: String,
+}
+
 /// A promise of workers to one holder until a time.
 #[derive(Object)]
 struct ReservationInfo {
@@ -113,10 +135,58 @@ impl ReservationsApi {
                 let location = format!("{API}/reservations/{}", reservation.id);
                 Ok(Reserved::Made(Json((&reservation).into()), location))
             }
-            Err(error @ Error::Exhausted { .. }) => {
-                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
-            }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Reserve idle workers under a name of one's own, or make that last
+    ///
+    /// All that are asked for or none, and labelled at their forge when this is answered. Asking again for one
+    /// that holds, in case the answer was lost, has it hold as long as is said now, or longer if it would
+    /// anyway. Too few that are idle are refused with 503, and so is a forge that labels none: nothing is
+    /// reserved then.
+    #[oai(path = "/reservations/:id", method = "put", operation_id = "put_reservation")]
+    async fn put(
+        &self,
+        by: Operate,
+        id: Path<String>,
+        wish: Json<Strict<NamedReservation>>,
+    ) -> Result<Json<ReservationInfo>, Problem> {
+        let Json(Strict(wish)) = wish;
+        if !(1..=1000).contains(&wish.count) {
+            return Err(Problem::bad_request("count: it must be 1 to 1000"));
+        }
+        if wish.owner.as_ref().is_some_and(|owner| owner.len() > 300) {
+            return Err(Problem::bad_request("owner: it must be 300 bytes at most"));
+        }
+        let until = after(period("duration", &wish.duration, LONGEST)?);
+        let profile = ProfileName::new(&wish.profile).map_err(|_| {
+            Problem::not_found(format!("profile {:?} does not exist", wish.profile))
+        })?;
+        let request = ReserveRequest {
+            id: ReservationId::new(&id.0)?,
+            profile: profile.clone(),
+            count: wish.count,
+            at_least: None,
+            owner: wish.owner.unwrap_or_else(|| by.name().to_string()),
+            purpose: wish.purpose,
+            until,
+        };
+        let (owner, purpose) = (request.owner.clone(), request.purpose.clone());
+        let held = self.0.0.pool.reserve(request).await.map_err(refused)?;
+        if (&held.profile, held.count, &held.owner, &held.purpose)
+            != (&profile, wish.count, &owner, &purpose)
+        {
+            let detail = format!("reservation {} is another one; make up a name for each", held.id);
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        let held = match held.until < until {
+            true => self.0.0.pool.prolong(&held.id, until).await?,
+            false => held,
+        };
+        match self.0.labelled(held).await {
+            Ok(held) => Ok(Json((&held).into())),
+            Err(not) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, not.told())),
         }
     }
 
@@ -138,11 +208,14 @@ impl ReservationsApi {
 
     /// End a reservation
     ///
-    /// Its workers are free again. Fine when it has ended already.
+    /// Its workers are free again, those that other monitors have for it included. Fine when it has ended already.
     #[oai(path = "/reservations/:id", method = "delete", operation_id = "end_reservation")]
     async fn release(&self, _by: Operate, id: Path<String>) -> Result<Released, Problem> {
         // What cannot be a name holds nothing.
         if let Ok(id) = ReservationId::new(&id.0) {
+            if let Some(peers) = &self.0.0.peers {
+                peers.release(&id).await;
+            }
             self.0.0.pool.release(&id).await?;
         }
         Ok(Released::Done)
@@ -160,6 +233,16 @@ impl From<&Reservation> for ReservationInfo {
             until: held.until.to_string(),
             workers: held.workers.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+/// What the pool refused. Too few idle workers are worth another try.
+fn refused(error: Error) -> Problem {
+    match error {
+        error @ Error::Exhausted { .. } => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        }
+        error => error.into(),
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Servo {
     /// The dashboard of a status, as it was written last.
     written: Mutex<Option<show::Written>>,
     screenshots: Option<Pace>,
+    /// What jobs proved and got nothing for: it is good again.
+    proofs: Mutex<take::Proofs>,
 }
 
 impl Servo {
@@ -84,7 +86,8 @@ impl Servo {
         let screenshots = config.screenshot_rate.map(|rate| {
             Pace::new(rate, "asks for more new pictures", "screenshot_rate in [servo]")
         });
-        Arc::new(Self { shared, config, seal, prover, written: Mutex::default(), screenshots })
+        let (written, proofs) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { shared, config, seal, prover, written, screenshots, proofs })
     }
 
     /// Adds every path to `route`.
@@ -106,7 +109,7 @@ impl Servo {
                 .at(format!("{base}/dashboard.txt"), with(poem::get(show::as_lines)));
         }
         route
-            .at("/queue/:id", with(poem::get(queue::show)))
+            .at("/queue/:id", with(poem::get(queue::stand)))
             .at("/dashboard.json", with(poem::get(show::as_json)))
             .at("/dashboard.html", with(poem::get(show::as_page)))
             .at("/select-runner", with(poem::post(take::select)))
@@ -138,6 +141,11 @@ pub fn allow(path: &str) -> Option<String> {
     let mut methods: Vec<String> = methods.map(str::to_owned).collect();
     methods.push("OPTIONS".to_owned());
     Some(methods.join(", "))
+}
+
+/// Whether a workflow asks there again and again, by one call of curl.
+pub fn is_polled(path: &str) -> bool {
+    ["/take/*", "/queue/take/*"].iter().any(|pattern| fits(pattern, path))
 }
 
 fn methods(path: &str) -> Option<&'static [(Method, Access)]> {

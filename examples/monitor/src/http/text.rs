@@ -7,6 +7,9 @@ use poem::{
 
 use super::problem::{self, Problem};
 
+/// Says why there is nothing, where no body may.
+const REASON: &str = "x-reason";
+
 /// A refusal with this status, saying this.
 pub fn refusal(status: StatusCode, detail: impl AsRef<str>) -> Response {
     let mut text = detail.as_ref().trim_end().to_owned();
@@ -18,6 +21,25 @@ pub fn refusal(status: StatusCode, detail: impl AsRef<str>) -> Response {
 pub fn later(detail: impl AsRef<str>, seconds: u64) -> Response {
     let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, detail);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// Has a header instead of a body say why, where curl asks again by itself: the published workflows append every
+/// answer to one file, and read that as JSON in the end.
+pub async fn bare(mut response: Response) -> Response {
+    if !matches!(response.status().as_u16(), 408 | 429 | 500 | 502 | 503 | 504) {
+        return response;
+    }
+    let told = response.take_body().into_bytes().await.unwrap_or_default();
+    let told = String::from_utf8_lossy(&told);
+    let lines: Vec<&str> = told.lines().filter(|line| !line.is_empty()).collect();
+    let line = lines.join("; ").replace(|c: char| !c.is_ascii_graphic() && c != ' ', "?");
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_TYPE);
+    headers.remove(header::CONTENT_LENGTH);
+    if let Ok(line) = HeaderValue::from_str(&line) {
+        headers.insert(REASON, line);
+    }
     response
 }
 

@@ -22,6 +22,9 @@ const PORT: u16 = 8000;
 const ALL_VCPUS: u32 = 4096;
 const ALL_DISK: &str = "1024TiB";
 
+/// The file of the API token.
+pub const API_TOKEN: &str = "api-token";
+
 /// The configuration as far as it is written.
 pub struct Writing {
     text: String,
@@ -29,7 +32,12 @@ pub struct Writing {
     secrets: Vec<(&'static str, Secret<String>)>,
     /// Whether there is a GitHub for profiles to belong to.
     pub has_github: bool,
-    profiles: Option<String>,
+    /// The repositories whose jobs are asked for.
+    pub repositories: Vec<String>,
+    /// Where machines are served.
+    pub guests: Option<SocketAddr>,
+    /// The directory of profiles.
+    pub profiles: Option<String>,
 }
 
 /// A text as TOML has it.
@@ -47,7 +55,20 @@ impl Writing {
         let made = format!("Made by `monitor import-servo` from {settings} and {env}.");
         let text = format!("# {}\n", made.replace(char::is_control, "\u{fffd}"));
         let profiles = sources.profiles.map(|path| path.display().to_string());
-        Self { text, notes: Vec::new(), secrets: Vec::new(), has_github: false, profiles }
+        Self {
+            text,
+            notes: Vec::new(),
+            secrets: Vec::new(),
+            has_github: false,
+            repositories: Vec::new(),
+            guests: None,
+            profiles,
+        }
+    }
+
+    /// Whether there is an API token among the secrets.
+    pub fn has_api_token(&self) -> bool {
+        self.secrets.iter().any(|(name, _)| *name == API_TOKEN)
     }
 
     pub fn section(&mut self, head: &str) {
@@ -102,28 +123,11 @@ impl Writing {
         if !listen.ip().is_loopback() {
             self.key("allow_remote", "true");
         }
-        if let Some(setting) = settings.take(&["external_base_url"]) {
-            let host = setting.text().and_then(host_of);
-            match host {
-                Some(host) if host.parse::<IpAddr>().is_err() && host != "localhost" => {
-                    self.key("names", &list(std::slice::from_ref(&host)));
-                    self.note(&setting, Fate::Becomes(format!("http.names = [\"{host}\"]")));
-                }
-                Some(_) => {
-                    let why = "a service that only this host reaches needs no name";
-                    self.note(&setting, Fate::LeftOut(why.to_owned()));
-                }
-                None => {
-                    let why = "it is no address such as https://ci.example.org/";
-                    self.note(&setting, Fate::LeftOut(why.to_owned()));
-                }
-            }
-        }
         if let Some((file, line, secret)) = settings.secret("SERVO_CI_MONITOR_API_TOKEN") {
             let fate = match Token::new(secret.expose()) {
                 Ok(_) => {
-                    self.key("token_file", "\"api-token\"");
-                    self.secrets.push(("api-token", secret));
+                    self.key("token_file", &quoted(API_TOKEN));
+                    self.secrets.push((API_TOKEN, secret));
                     Fate::Becomes(
                         "http.token_file = \"api-token\", which only you may read".to_owned(),
                     )
@@ -161,6 +165,14 @@ impl Writing {
                 self.note(setting, Fate::Becomes(format!("http.listen = \"{chosen}\"")));
             }
             Some(chosen) => {
+                let elsewhere = all.iter().find(|other| **other != chosen).copied();
+                self.guests = elsewhere.filter(|_| others.len() == 1 && all.len() == texts.len());
+                if let Some(guests) = self.guests {
+                    let what =
+                        format!("http.listen = \"{chosen}\", and guests.listen = \"{guests}\"");
+                    self.note(setting, Fate::Becomes(what));
+                    return Some(chosen);
+                }
                 let others =
                     if others.is_empty() { "the rest".to_owned() } else { others.join(", ") };
                 let what = format!(
@@ -260,27 +272,9 @@ impl Writing {
         if let Some(every) = self.seconds(every, "github.list_every") {
             self.key("list_every", &quoted(&every));
         }
-        let mut asked = repositories.to_vec();
-        if let Some(setting) = &prefix {
-            let text = setting.text().unwrap_or_default();
-            let parts: Vec<&str> = text.split('/').collect();
-            match parts[..] {
-                [owner, repository] if !owner.is_empty() && !repository.is_empty() => {
-                    if asked.is_empty() {
-                        asked.push(text.to_owned());
-                    }
-                    let what =
-                        format!("github.repositories = [\"{text}\"], in full and as no prefix");
-                    self.note(setting, Fate::Becomes(what));
-                }
-                _ => {
-                    let what = "who may use the runners is what their runner group at GitHub says; a prefix \
-                                would let in whoever is called alike";
-                    self.note(setting, Fate::ByHand(what.to_owned()));
-                }
-            }
-        }
+        let asked = self.repositories(prefix, repositories);
         // A repository's own runners are asked for there anyway.
+        self.repositories.clone_from(&asked);
         if !asked.is_empty() {
             self.key("repositories", &list(&asked));
         } else if url.trim_start_matches("https://").matches('/').count() < 2 {
@@ -294,6 +288,30 @@ impl Writing {
                  for queued jobs: --repository OWNER/NAME",
             );
         }
+    }
+
+    /// The repositories whose jobs are asked for, and whose workflows may reserve.
+    fn repositories(&mut self, prefix: Option<Setting>, more: &[String]) -> Vec<String> {
+        let mut asked = more.to_vec();
+        let Some(setting) = prefix else { return asked };
+        let text = setting.text().unwrap_or_default();
+        match text.split_once('/') {
+            Some((owner, name)) if is_plain(owner) && is_plain(name) => {
+                if !asked.iter().any(|known| known.eq_ignore_ascii_case(text)) {
+                    asked.insert(0, text.to_owned());
+                }
+                let what = format!(
+                    "\"{text}\" in github.repositories and servo.repositories, in full and as no prefix"
+                );
+                self.note(&setting, Fate::Becomes(what));
+            }
+            _ => {
+                let what = "name each repository that may reserve: --repository OWNER/NAME; a prefix would let \
+                            in whoever is called alike";
+                self.note(&setting, Fate::ByHand(what.to_owned()));
+            }
+        }
+        asked
     }
 
     fn github_url(&mut self, scope: Setting) -> Option<(Setting, String)> {
@@ -329,8 +347,14 @@ impl Writing {
     }
 }
 
+/// Whether it is one part of a repository's name.
+fn is_plain(part: &str) -> bool {
+    let of_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    !part.is_empty() && part.bytes().all(of_name)
+}
+
 /// The host of an address.
-fn host_of(url: &str) -> Option<String> {
+pub fn host_of(url: &str) -> Option<String> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
     let authority = rest.split('/').next()?;
     let host = match authority.strip_prefix('[') {

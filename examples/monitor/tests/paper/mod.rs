@@ -141,13 +141,21 @@ impl Default for Setting {
 
 impl World {
     pub fn new(setting: &Setting) -> Self {
-        monitor::http::tls::prepare();
         let runtime = Runtime::new().unwrap();
         let github = runtime.block_on(FakeGitHub::builder().ghes().start()).unwrap();
         let scope = github.organisation("acme");
         github.repository("acme", "widgets");
         github.repository("acme", "gadgets");
-        let github = Arc::new(github);
+        Self::at(runtime, Arc::new(github), scope, setting)
+    }
+
+    /// Another service with machines of its own at the same GitHub, which ends with the first.
+    pub fn beside(&self, setting: &Setting) -> Self {
+        Self::at(Runtime::new().unwrap(), self.github.clone(), self.scope.clone(), setting)
+    }
+
+    fn at(runtime: Runtime, github: Arc<FakeGitHub>, scope: Scope, setting: &Setting) -> Self {
+        monitor::http::tls::prepare();
         let token = github.classic_token("mona", &["repo", "admin:org"]);
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("token"), &token).unwrap();
@@ -221,6 +229,12 @@ impl World {
             assert!(ended.is_none(), "it ended at its start:\n{}", self.log());
             up.exists().then_some(())
         });
+    }
+
+    /// Sends the service a signal.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
     }
 
     /// `kill -9`.

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Reserves a runner as Servo's workflow steps do: the same requests with the same options of curl, and the same
-# reading of the answers by jq. The label to run on is the only line of standard output.
+# Reserves a runner as Servo's published steps do (actions/runner-select of servo/ci-runners, and runner-select-queueless
+# for `select`): the same requests by the same options of curl, whose answers all end up in one file, and the same
+# reading of that by jq. The label to run on is the only line of standard output.
 #
 #   runner-select.sh select|queue BASE_URL UNIQUE_ID REPOSITORY RUN_ID HOSTED_LABEL
 set -eu
@@ -10,7 +11,8 @@ answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
 
 post() {
-    curl -sS --fail-with-body --connect-timeout 5 --max-time 30 --output "$answer" "$@"
+    # What is tried again is appended to what was answered before: curl does not know that it is a file.
+    curl -sS --fail-with-body --connect-timeout 5 --max-time 30 "$@" >"$answer"
 }
 
 elsewhere() {
@@ -26,7 +28,7 @@ select)
 queue)
     post -X POST "$base/queue/enqueue?$query" || elsewhere
     token=$(cat "$answer")
-    # As often as the service says, which it does by Retry-After.
+    # As often as the service says, by Retry-After.
     post --retry-max-time 3600 --retry 3600 --retry-delay 1 \
         -X POST "$base/queue/take/$unique_id?token=$token" || elsewhere
     ;;

@@ -11,7 +11,7 @@ use crate::{http::text, remote::Claim};
 const MOST: u32 = 1000;
 
 /// The job: `unique_id`, `qualified_repo` and `run_id`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
     /// What the workflow made up for the reservation.
     pub id: ReservationId,

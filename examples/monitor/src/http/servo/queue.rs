@@ -10,16 +10,21 @@ use poem::{
 };
 use runner_core::{
     Error, ProfileName, ReservationId,
-    queue::{Decision, EnqueueRequest, Place, Stand, Take, decide, outlook},
+    queue::{Decision, EnqueueRequest, Place, Stand, decide, outlook},
 };
 use serde_json::{Value, json};
 
 use super::{
     Servo,
     asked::{self, Asked, Refused},
+    show,
     take::refused,
 };
-use crate::{http::text, seal::Purpose};
+use crate::{
+    http::text,
+    peers::{Peers, Taken},
+    seal::Purpose,
+};
 
 /// How long whoever waits is told to wait before it asks again, at least and at most.
 const RETRY_AFTER: (u64, u64) = (1, 30);
@@ -79,7 +84,7 @@ pub async fn take(request: &Request, id: Path<String>, servo: Data<&Arc<Servo>>)
 
 /// How a place stands, and whether to wait for it.
 #[handler]
-pub fn show(request: &Request, id: Path<String>, servo: Data<&Arc<Servo>>) -> Response {
+pub fn stand(request: &Request, id: Path<String>, servo: Data<&Arc<Servo>>) -> Response {
     match servo.stand(request, &id) {
         Ok(told) => Json(told).into_response(),
         Err(refused) => *refused,
@@ -109,6 +114,7 @@ impl Servo {
             purpose: asked.purpose(),
             duration: self.config.reserve_timeout,
             patience: self.config.queue_timeout,
+            beyond: self.peers().map_or(0, |peers| peers.most(&profile)),
         };
         let placed = self.shared.0.pool.enqueue(request).await;
         let place = placed.map_err(|error| match error {
@@ -149,10 +155,20 @@ impl Servo {
             };
             return Err(refusal);
         }
-        match self.shared.0.pool.take(&reservation).await {
-            Ok(Take::Taken(held)) => {
-                let runners = self.runners(&held);
-                match (held.count, runners.first()) {
+        let taken = match self.peers() {
+            Some(peers) => peers.take(&reservation).await,
+            None => self.shared.0.pool.take(&reservation).await.map(Taken::from),
+        };
+        match taken {
+            Ok(Taken::Taken { here, elsewhere }) => {
+                let mut runners = here.as_ref().map_or_else(Vec::new, |held| self.runners(held));
+                let count = here.map_or(0, |held| held.count as usize) + elsewhere.len();
+                runners.extend(
+                    elsewhere
+                        .iter()
+                        .map(|(monitor, name)| show::runner_elsewhere(name, monitor, &reservation)),
+                );
+                match (count, runners.first()) {
                     (_, None) => {
                         let detail = "its worker was lost, and another is made";
                         Err(Box::new(text::later(detail, RETRY_SOON)))
@@ -161,10 +177,15 @@ impl Servo {
                     _ => Ok(runners.into()),
                 }
             }
-            Ok(Take::Waits(place)) => Err(Box::new(self.wait(&place))),
+            Ok(Taken::Waits(place)) => Err(Box::new(self.wait(&place))),
+            Ok(Taken::Later(why)) => Err(Box::new(text::later(why, RETRY_SOON))),
             Err(Error::NotFound { .. }) => Err(unknown()),
             Err(error) => Err(Box::new(text::later(format!("{error}; try again"), RETRY_SOON))),
         }
+    }
+
+    fn peers(&self) -> Option<&Peers> {
+        self.shared.0.peers.as_ref()
     }
 
     /// 503, with what it waits for.
@@ -178,7 +199,8 @@ impl Servo {
         if let Some(about) = told.estimate {
             detail += &format!(", about {} s to go", about.as_secs());
         }
-        for reason in told.reasons.iter().chain(&told.chances) {
+        let beyond = self.peers().map_or_else(Vec::new, |peers| peers.reasons(place));
+        for reason in told.reasons.iter().chain(&told.chances).chain(&beyond) {
             detail += &format!("\n{reason}");
         }
         text::later(detail, after.clamp(least, most))
@@ -198,13 +220,17 @@ impl Servo {
         };
         let status = self.shared.status();
         let Some(place) = status.queue.iter().find(|place| place.entry.id.as_str() == id) else {
-            if status.reservations.iter().any(|held| held.id.as_str() == id) {
+            let elsewhere = ReservationId::new(id).ok().zip(self.peers());
+            if status.reservations.iter().any(|held| held.id.as_str() == id)
+                || elsewhere.is_some_and(|(id, peers)| peers.is_taken(&id))
+            {
                 return Ok(json!({ "state": "taken", "decision": "wait", "about_seconds": 0 }));
             }
             let detail = format!("nothing called {id:?} waits here");
             return Err(Box::new(text::refusal(StatusCode::NOT_FOUND, detail)));
         };
-        let told = outlook(place, &status, Timestamp::now());
+        let mut told = outlook(place, &status, Timestamp::now());
+        told.reasons.extend(self.peers().into_iter().flat_map(|peers| peers.reasons(place)));
         let (decision, about, why) = match decide(&told, patience) {
             Decision::Wait { about } => ("wait", Some(about.as_secs()), None),
             Decision::GoElsewhere { why } => ("elsewhere", None, Some(why)),
@@ -217,6 +243,7 @@ impl Servo {
             },
             "profile": place.entry.profile,
             "count": place.entry.count,
+            "elsewhere": place.entry.elsewhere,
             "position": place.ahead + 1,
             "waited_seconds": told.waited.as_secs(),
             "estimate_seconds": told.estimate.map(|about| about.as_secs()),

@@ -14,7 +14,7 @@ use poem::{
     web::Data,
 };
 use runner_core::{
-    Status, WorkerName,
+    ReservationId, Status, WorkerName,
     hypervisor::InstanceState,
     queue::outlook,
     reservation::Reservation,
@@ -162,6 +162,21 @@ pub fn runner(
             "created_time": worker.and_then(|worker| worker.created_at).map(|at| at.to_string()),
             "job": worker.and_then(|worker| worker.job.as_ref()),
             "labels": labels,
+        },
+    })
+}
+
+/// `{id, runner}`, of one that another monitor has.
+pub fn runner_elsewhere(name: &WorkerName, monitor: &str, held: &ReservationId) -> Value {
+    let id = id(name);
+    json!({
+        "id": id,
+        "runner": {
+            "id": id,
+            "guest_name": name,
+            "monitor": monitor,
+            "status": "Reserved",
+            "labels": [format!("reserved-for:{held}")],
         },
     })
 }

@@ -1,6 +1,10 @@
 //! Takes idle workers for a job: at once, or not at all.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use poem::{
     IntoResponse, Request, Response, handler,
@@ -27,6 +31,12 @@ use crate::{
 
 /// What proves too little may be proven soon, after so many seconds.
 const TRY_AGAIN: u64 = 5;
+
+/// Of how many jobs it is remembered that they proved something and got nothing for it.
+const PROOFS: usize = 1_000;
+
+/// What jobs proved and got nothing for, since when.
+pub type Proofs = BTreeMap<Asked, (Instant, (ProfileName, u32))>;
 
 /// One worker: `{id, runner}`, or `null`.
 #[handler]
@@ -60,10 +70,17 @@ pub async fn select(request: &Request, servo: Data<&Arc<Servo>>) -> Response {
         let asked = Asked::read(request)?;
         // Whoever lost the answer asks again, and the proof was good once.
         if let Some(held) = servo.held(&asked) {
-            return Ok(Some(servo.runners(&held)));
+            return servo.labelled(held).await.map(Some);
         }
-        let (profile, count) = servo.prove(&asked).await?;
-        servo.take(&asked, profile, count).await
+        let (profile, count) = match servo.excuse(&asked) {
+            Some(proven) => proven,
+            None => servo.prove(&asked).await?,
+        };
+        let taken = servo.take(&asked, profile.clone(), count).await;
+        if taken.as_ref().is_err_and(|refused| refused.status().is_server_error()) {
+            servo.keep_proof(asked, (profile, count));
+        }
+        taken
     };
     answer(taken.await.map(|taken| taken.map(Value::from)))
 }
@@ -96,7 +113,7 @@ impl Servo {
         let unseen = self.unseen(&profile);
         match self.shared.0.pool.reserve(request).await {
             Ok(held) if is_of(&held, asked) && held.profile == profile => {
-                Ok(Some(self.runners(&held)))
+                self.labelled(held).await.map(Some)
             }
             Ok(_) => {
                 let detail = format!(
@@ -126,6 +143,34 @@ impl Servo {
                 Some(format!("{what} were not looked at yet; try again"))
             }
         })
+    }
+
+    /// The workers of a reservation, once the forge keeps them for its job.
+    async fn labelled(&self, held: Reservation) -> Result<Vec<Value>, Refused> {
+        match self.shared.labelled(held).await {
+            Ok(held) => Ok(self.runners(&held)),
+            Err(not) => Err(Box::new(text::later(not.told(), TRY_AGAIN))),
+        }
+    }
+
+    /// Keeps what was proven for somebody who got nothing for it: a proof is good once, and was not used.
+    fn keep_proof(&self, asked: Asked, proven: (ProfileName, u32)) {
+        let mut kept = self.proofs();
+        if kept.len() >= PROOFS {
+            kept.clear();
+        }
+        kept.insert(asked, (Instant::now(), proven));
+    }
+
+    /// What this job proved before, and got nothing for. Good once.
+    fn excuse(&self, asked: &Asked) -> Option<(ProfileName, u32)> {
+        let (since, proven) = self.proofs().remove(asked)?;
+        let max_age = self.config.proof.as_ref()?.max_age;
+        (since.elapsed() < max_age).then_some(proven)
+    }
+
+    fn proofs(&self) -> MutexGuard<'_, Proofs> {
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The reservation that this job has already.

@@ -1,0 +1,319 @@
+//! The queue over several monitors: whoever waits here may be served by another monitor's idle workers, or by some
+//! of each.
+//!
+//! A monitor is asked to reserve for a short while, under the name of the entry, which it labels at its forge; what
+//! was promised is confirmed when the entry is taken. So that nothing leaks whoever dies:
+//!
+//! * What is asked of whom is on this host's disk before it is asked ([`loan`]), and the name is the same each time:
+//!   a lost answer is found by asking again, and a killed process's promises by the next process.
+//! * Whatever is not confirmed ends by itself, at the monitor that promised it.
+//! * All or nothing: if one monitor does not promise, or confirm, what the others did is given back, and the entry
+//!   keeps its place.
+//!
+//! [`broker`] asks, renews and gives back; here is what the API asks of it.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use runner_core::{
+    Clock, Error, EventLog, Pool, ProfileName, ReservationId, Result, WorkerName,
+    queue::{Place, Stand, Take},
+    reservation::Reservation,
+};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::PeerConfig;
+
+mod broker;
+mod loan;
+mod peer;
+
+use loan::{Loan, Loans, Part, Stage};
+use peer::{Counts, Peer, Unheard};
+
+/// For how long after its end a promise may still be there: clocks differ, and requests take a while.
+const SLACK: SignedDuration = SignedDuration::from_secs(10);
+
+/// As many as one request may ask for.
+const MANY: u32 = 1000;
+
+/// The other monitors. Clones share them.
+#[derive(Clone)]
+pub struct Peers(Arc<Inner>);
+
+struct Inner {
+    peers: BTreeMap<String, Peer>,
+    /// For how long a promise is asked for that is not confirmed yet.
+    hold: Duration,
+    pool: Arc<Pool>,
+    events: EventLog,
+    clock: Clock,
+    files: Loans,
+    /// One is worked on by whoever has locked it.
+    loans: Mutex<BTreeMap<ReservationId, Arc<AsyncMutex<Loan>>>>,
+    seen: Mutex<BTreeMap<String, Seen>>,
+}
+
+/// What is known of a monitor.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    /// What it had when it last said so.
+    counts: BTreeMap<ProfileName, Counts>,
+    /// Why it does not say so now, and since when.
+    blind: Option<(Timestamp, String)>,
+}
+
+/// What asking for an entry gave.
+pub enum Taken {
+    /// Its workers: the reservation here, if some are here, and those at other monitors.
+    Taken {
+        /// Those here.
+        here: Option<Reservation>,
+        /// Those elsewhere, each with the name of its monitor.
+        elsewhere: Vec<(String, WorkerName)>,
+    },
+    /// It waits still.
+    Waits(Box<Place>),
+    /// It is to be asked for again, for this reason.
+    Later(String),
+}
+
+impl Peers {
+    /// Begins to ask other monitors, which ends with the handle. None if there are none, and nothing is left of
+    /// others that there were.
+    ///
+    /// # Errors
+    /// For what an earlier process left that cannot be read.
+    pub fn start(
+        (configs, hold): (&[PeerConfig], Duration),
+        data: &Path,
+        pool: Arc<Pool>,
+        events: EventLog,
+        clock: Clock,
+    ) -> anyhow::Result<Option<(Self, AbortOnDropHandle<()>)>> {
+        let directory = data.join("loans");
+        if configs.is_empty() && !directory.exists() {
+            return Ok(None);
+        }
+        let (files, left) = Loans::open(directory)?;
+        if configs.is_empty() && left.is_empty() {
+            return Ok(None);
+        }
+        let peers = configs.iter().cloned().map(|config| {
+            let peer = Peer::new(config)?;
+            Ok((peer.name().to_owned(), peer))
+        });
+        let loans = left.into_iter().map(|loan| (loan.id.clone(), Arc::new(AsyncMutex::new(loan))));
+        let peers = Self(Arc::new(Inner {
+            peers: peers.collect::<anyhow::Result<_>>()?,
+            hold,
+            pool,
+            events,
+            clock,
+            files,
+            loans: Mutex::new(loans.collect()),
+            seen: Mutex::default(),
+        }));
+        let running = tokio::spawn(broker::run(peers.clone()));
+        Ok(Some((peers, AbortOnDropHandle::new(running))))
+    }
+
+    /// How many workers of a profile other monitors may have. Many, as long as one of them never said.
+    pub fn most(&self, profile: &ProfileName) -> u32 {
+        let seen = self.seen();
+        let heard = seen.values().filter(|seen| !seen.counts.is_empty()).count();
+        if heard < self.0.peers.len() {
+            return MANY;
+        }
+        let counts = seen.values().filter_map(|seen| seen.counts.get(profile));
+        counts.map(|counts| counts.max).fold(0, u32::saturating_add)
+    }
+
+    /// The monitors that cannot be asked, with the reason.
+    pub fn blind(&self) -> Vec<String> {
+        let seen = self.seen();
+        let blind = seen.iter().filter_map(|(name, seen)| Some((name, seen.blind.as_ref()?)));
+        let said = |(name, (since, reason)): (&String, &(Timestamp, String))| {
+            format!("monitor {name} is not asked for workers: {reason}, since {since:.0}")
+        };
+        blind.map(said).collect()
+    }
+
+    /// What holds an entry up beyond this monitor.
+    pub fn reasons(&self, place: &Place) -> Vec<String> {
+        match place.stand {
+            Stand::Waiting => self.blind(),
+            Stand::Marking | Stand::Ready => Vec::new(),
+        }
+    }
+
+    /// Whether an entry was taken whose workers are, in part, elsewhere.
+    pub fn is_taken(&self, id: &ReservationId) -> bool {
+        let loan = self.loan(id);
+        // Whoever works on it now is about to make it so, or to end it.
+        loan.is_some_and(|loan| loan.try_lock().is_ok_and(|loan| loan.stage == Stage::Taken))
+    }
+
+    /// Takes what an entry waited for, here and elsewhere, if all of it is there. Taken again, it is the same.
+    ///
+    /// # Errors
+    /// As [`Pool::take`].
+    ///
+    /// # Cancel safety
+    /// Repeat it to be sure.
+    pub async fn take(&self, id: &ReservationId) -> Result<Taken> {
+        let pool = &self.0.pool;
+        let Some(loan) = self.loan(id) else { return self.take_here(id).await };
+        let Ok(mut loan) = loan.try_lock_owned() else {
+            return Ok(match pool.ask_after(id).await {
+                Ok(place) => Taken::Waits(Box::new(place)),
+                Err(Error::NotFound { .. }) => Taken::Later("it is being asked for".to_owned()),
+                Err(error) => return Err(error),
+            });
+        };
+        match loan.stage {
+            Stage::Asking | Stage::Over => return self.take_here(id).await,
+            Stage::Taken => (),
+            Stage::Held => {
+                let place = pool.ask_after(id).await?;
+                if place.stand != Stand::Ready {
+                    return Ok(Taken::Waits(Box::new(place)));
+                }
+                if let Err(Unheard(why)) = self.confirm(&mut loan).await {
+                    return Ok(Taken::Later(why));
+                }
+            }
+        }
+        let here = match pool.take(id).await {
+            Ok(Take::Taken(held)) => Some(held).filter(|held| held.count > 0),
+            Ok(Take::Waits(place)) => return Ok(Taken::Waits(place)),
+            // Nothing of it is here, and it was taken before.
+            Err(Error::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let elsewhere = loan.parts.iter().flat_map(|(name, part)| {
+            part.workers.iter().map(move |worker| (name.clone(), worker.clone()))
+        });
+        Ok(Taken::Taken { here, elsewhere: elsewhere.collect() })
+    }
+
+    /// Takes what is here, where nobody else has promised anything, or does so no more.
+    async fn take_here(&self, id: &ReservationId) -> Result<Taken> {
+        self.count_off(id).await?;
+        self.0.pool.take(id).await.map(Taken::from)
+    }
+
+    /// Has an entry need all of its workers here again.
+    async fn count_off(&self, id: &ReservationId) -> Result<()> {
+        match self.0.pool.count_elsewhere(id, 0).await {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has all monitors hold what they promised for as long as was asked for.
+    async fn confirm(&self, loan: &mut Loan) -> Result<(), Unheard> {
+        let until = self.after(loan.duration);
+        loan.parts.values_mut().for_each(|part| part.until = part.until.max(until));
+        self.write(loan).await?;
+        let answers = self.ask_all(loan, loan.duration).await;
+        let (mut unheard, mut lost) = (None, None);
+        for (name, answer) in answers {
+            match answer {
+                Ok(Some(workers)) => {
+                    loan.parts.get_mut(&name).expect("it was asked").workers = workers;
+                }
+                Ok(None) => {
+                    // Nothing of it is left there.
+                    loan.parts.remove(&name);
+                    lost = Some(format!("monitor {name} has lost the workers that it promised"));
+                }
+                Err(Unheard(why)) => unheard = Some(format!("monitor {name}: {why}")),
+            }
+        }
+        if let Some(why) = lost {
+            self.give_back(loan).await;
+            return Err(Unheard(why));
+        }
+        if let Some(why) = unheard {
+            return Err(Unheard(why));
+        }
+        loan.enter(Stage::Taken, self.0.clock.now());
+        self.write(loan).await
+    }
+
+    /// Gives back what other monitors promised under a name. Fine when there is nothing.
+    pub async fn release(&self, id: &ReservationId) {
+        if let Some(loan) = self.loan(id) {
+            let mut loan = loan.lock_owned().await;
+            if loan.stage != Stage::Over {
+                self.give_back(&mut loan).await;
+            }
+        }
+    }
+
+    /// The entry needs what it had elsewhere here again; who promised it is told so soon.
+    async fn give_back(&self, loan: &mut Loan) {
+        loan.end(self.0.clock.now());
+        // What cannot be written down now is found as it was, and given back, by the next process.
+        let _ = self.write(loan).await;
+    }
+
+    /// Asks every monitor of a loan for its part.
+    async fn ask_all(
+        &self,
+        loan: &Loan,
+        duration: Duration,
+    ) -> Vec<(String, Result<Option<Vec<WorkerName>>, Unheard>)> {
+        let asks = loan.parts.iter().map(|(name, part)| async move {
+            let answer = match self.0.peers.get(name) {
+                Some(peer) => peer.reserve(loan.wish(part, duration)).await,
+                None => Err(Unheard("it is not in queue.servers any more".to_owned())),
+            };
+            (name.clone(), answer)
+        });
+        join_all(asks).await
+    }
+
+    async fn write(&self, loan: &Loan) -> Result<(), Unheard> {
+        self.0.files.put(loan).await.map_err(|error| {
+            tracing::error!(%error, reservation = %loan.id, "A loan could not be written down.");
+            Unheard(format!("it could not be written down: {error}"))
+        })
+    }
+
+    /// When a promise of that length has ended for sure that is made now.
+    fn after(&self, duration: Duration) -> Timestamp {
+        let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        let until = self.0.clock.now().saturating_add(duration.saturating_add(SLACK));
+        until.unwrap_or(Timestamp::MAX)
+    }
+
+    fn loan(&self, id: &ReservationId) -> Option<Arc<AsyncMutex<Loan>>> {
+        self.loans().get(id).cloned()
+    }
+
+    fn loans(&self) -> MutexGuard<'_, BTreeMap<ReservationId, Arc<AsyncMutex<Loan>>>> {
+        self.0.loans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Take> for Taken {
+    fn from(take: Take) -> Self {
+        match take {
+            Take::Taken(held) => Self::Taken { here: Some(held), elsewhere: Vec::new() },
+            Take::Waits(place) => Self::Waits(place),
+        }
+    }
+}
