@@ -59,8 +59,12 @@ mod tests {
         assert_eq!(told(&ProfileStatus { offered: false, ..profile.clone() }), (0, 7, 0, 7));
         let name = runner_core::ProfileName::new("linux").unwrap();
         let paused = Adjustment {
+            profile: name,
+            min_idle: None,
+            max: None,
             paused: true,
-            ..Adjustment::none(name, "ann".to_owned(), Timestamp::UNIX_EPOCH)
+            by: "ann".to_owned(),
+            since: Timestamp::UNIX_EPOCH,
         };
         let paused = ProfileStatus { adjustment: Some(paused), ..profile };
         assert_eq!(told(&paused), (0, 7, 0, 7));
