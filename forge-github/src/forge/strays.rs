@@ -109,3 +109,20 @@ fn is_idle(runner: &GithubRunner) -> bool {
     let labels = runner.labels.iter().map(|label| &*label.name);
     runner.is_online() && !runner.busy && labels::reserved_for(labels).is_none()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runner_is_astray_since_its_source_was_replaced_last() {
+        let (strays, start) = (Strays::default(), Instant::now());
+        assert_eq!(strays.note(1, true, start), None, "nobody knows who registered it");
+        strays.made(1, true);
+        assert_eq!(strays.made_by_registrar(1), Some(true));
+        assert_eq!(strays.note(1, true, start), Some(start));
+        assert_eq!(strays.note(1, true, start + GRACE), Some(start));
+        assert_eq!(strays.note(1, false, start + GRACE), None);
+        assert_eq!(strays.note(1, true, start + 2 * GRACE), Some(start + 2 * GRACE));
+    }
+}
