@@ -10,7 +10,7 @@
 BACKEND ?= qemu
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test steady dashboard bench mutants check deb embed install-run install-qemu install-libvirt install-test install-deb clean
+.PHONY: help demo serve test steady dashboard storm bench mutants check deb embed install-run install-qemu install-libvirt install-test install-deb clean
 
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ check: ## Formatting, lints and documentation, with warnings denied
 	cargo fmt --all --check
 	cargo lint
 	RUSTDOCFLAGS="-D warnings" cargo docs
+
+storm: ## A hundred takes on fifty workers, a hundred times, half of them with a kill -9 (STORM_ROUNDS=)
+	STORM_ROUNDS=$${STORM_ROUNDS:-100} cargo test --workspace --all-features --test servo_storm -- --nocapture --test-threads=1
 
 bench: install-libvirt ## Measure: medians, and ratios against the alternative in the same run
 	@scripts/bench

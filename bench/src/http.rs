@@ -40,6 +40,12 @@ impl Connection {
         self.head(|_, _| ()).await
     }
 
+    /// The body of what a whole request, as it goes over the wire, is answered with.
+    pub async fn send(&mut self, request: &[u8]) -> anyhow::Result<&[u8]> {
+        self.stream.get_mut().write_all(request).await?;
+        self.answer().await
+    }
+
     async fn change(&mut self, method: &str, path: &str, token: &str) -> anyhow::Result<()> {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n",

@@ -6,6 +6,7 @@
 mod api;
 mod day;
 mod fakes;
+mod github;
 mod http;
 mod libvirt;
 mod planning;
@@ -18,7 +19,8 @@ mod takes;
 use table::Table;
 
 /// What is measured, memory first: it should be that of nothing else.
-const ALL: [&str; 9] = ["day", "plan", "own", "reserve", "many", "api", "takes", "real", "libvirt"];
+const ALL: [&str; 10] =
+    ["day", "plan", "own", "reserve", "many", "github", "api", "takes", "real", "libvirt"];
 
 fn main() -> anyhow::Result<()> {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -44,6 +46,7 @@ async fn measure(name: &str, table: &mut Table) -> anyhow::Result<()> {
         "own" => fakes::measure_own_time(table).await?,
         "reserve" => reserve::measure(table).await?,
         "many" => fakes::measure_many(table).await?,
+        "github" => github::measure(table).await?,
         "api" => api::measure(table).await?,
         "takes" => takes::measure(table).await?,
         "libvirt" => libvirt::measure(table).await?,

@@ -41,7 +41,7 @@ fn world(now: Timestamp) -> (Observed, Desired) {
         next_serial: 1_000_000,
         ..Observed::default()
     };
-    let view = ForgeView { sight, drives: false, reserves: true, queued: Vec::new() };
+    let view = ForgeView { sight, reserves: true, ..ForgeView::default() };
     observed.forges.insert(forge.clone(), view);
     let mut desired = Desired::default();
     for number in 0..PROFILES {

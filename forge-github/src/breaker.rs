@@ -11,6 +11,8 @@ use runner_core::ProfileName;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::runners::FORGETS_AFTER;
+
 /// When a profile is stopped, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerLimits {
@@ -49,8 +51,8 @@ struct Profile {
 #[derive(Default)]
 struct State {
     profiles: BTreeMap<ProfileName, Profile>,
-    /// Runners that have not come online yet.
-    young: HashMap<u64, ProfileName>,
+    /// Runners that have not come online yet, and since when they are registered.
+    young: HashMap<u64, (ProfileName, Instant)>,
 }
 
 /// Watches how the runners of each profile fare.
@@ -81,9 +83,9 @@ impl Breaker {
     }
 
     /// A runner was registered.
-    pub fn made(&self, profile: &ProfileName, id: u64) {
+    pub fn made(&self, profile: &ProfileName, id: u64, now: Instant) {
         let mut state = self.state();
-        state.young.insert(id, profile.clone());
+        state.young.insert(id, (profile.clone(), now));
         if let Some(known) = state.profiles.get_mut(profile)
             && known.failures >= self.limits.after
         {
@@ -91,18 +93,27 @@ impl Breaker {
         }
     }
 
-    /// A runner came online, or is gone by itself, which is after its job: its profile works.
+    /// A runner came online: its profile works.
     pub fn came_online(&self, id: u64) {
         let mut state = self.state();
-        if let Some(profile) = state.young.remove(&id) {
+        if let Some((profile, _)) = state.young.remove(&id) {
             state.profiles.remove(&profile);
+        }
+    }
+
+    /// A runner is gone by itself: after its job, or because it did not come online in all the time it had.
+    pub fn gone(&self, id: u64, now: Instant) {
+        let since = self.state().young.get(&id).map(|(_, since)| *since);
+        match since {
+            Some(since) if now >= since + FORGETS_AFTER => self.removed(id, now),
+            _ => self.came_online(id),
         }
     }
 
     /// A runner was removed by us. One that never came online has failed.
     pub fn removed(&self, id: u64, now: Instant) {
         let mut state = self.state();
-        let Some(name) = state.young.remove(&id) else { return };
+        let Some((name, _)) = state.young.remove(&id) else { return };
         let profile = state.profiles.entry(name.clone()).or_default();
         if profile.trying == Some(id) {
             profile.trying = None;
@@ -135,7 +146,7 @@ mod tests {
 
     fn fail(breaker: &Breaker, profile: &ProfileName, id: u64, now: Instant) {
         breaker.admits(profile, now).expect("it may");
-        breaker.made(profile, id);
+        breaker.made(profile, id, now);
         breaker.removed(id, now);
     }
 
@@ -151,7 +162,7 @@ mod tests {
         fail(&breaker, &bad, 5, now);
         assert_eq!(breaker.admits(&bad, now), Err((6, Duration::from_secs(120))));
         now += Duration::from_secs(120);
-        breaker.made(&bad, 6);
+        breaker.made(&bad, 6, now);
         assert!(breaker.admits(&bad, now).is_err(), "one is tried, not all");
         breaker.came_online(6);
         assert_eq!(breaker.admits(&bad, now), Ok(()));
@@ -165,7 +176,7 @@ mod tests {
         let profile = ProfileName::new("a").unwrap();
         let now = Instant::now();
         for id in 0..100 {
-            breaker.made(&profile, id);
+            breaker.made(&profile, id, now);
             breaker.came_online(id);
             breaker.removed(id, now);
         }
@@ -175,5 +186,19 @@ mod tests {
             fail(&breaker, &profile, id, now);
             now += limits.most;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runner_that_github_forgot_has_failed_and_one_that_is_gone_earlier_had_its_job() {
+        let breaker = Breaker::new(BreakerLimits::default());
+        let profile = ProfileName::new("a").unwrap();
+        let now = Instant::now();
+        let failures = || breaker.figures(now).get(&profile).map_or(0, |its| its.failures);
+        breaker.made(&profile, 1, now);
+        breaker.gone(1, now + FORGETS_AFTER);
+        assert_eq!(failures(), 1);
+        breaker.made(&profile, 2, now);
+        breaker.gone(2, now + FORGETS_AFTER / 2);
+        assert_eq!(failures(), 0);
     }
 }

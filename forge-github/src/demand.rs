@@ -116,6 +116,12 @@ pub trait DemandSource: Send + Sync + 'static {
         None
     }
 
+    /// What a job is, where the source heard of it. From memory, at once.
+    fn job(&self, id: &JobId) -> Option<Known> {
+        let _ = id;
+        None
+    }
+
     /// Whether the source heard that the runner of this name had its job, and that the job is over: then GitHub
     /// removes the runner by itself. Never a guess: what is not known is not over. It saves a call where the
     /// machine is dead or a list lacks the runner as well, and decides nothing alone.
@@ -158,6 +164,19 @@ pub struct Waiting {
     /// The workflow run it belongs to, where known.
     pub run: Option<u64>,
     /// What GitHub calls it, for people.
+    pub title: String,
+}
+
+/// What is known of a job, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// GitHub's number of the job, unless a scale set told of it.
+    pub number: Option<u64>,
+    /// The repository it belongs to, where known.
+    pub repository: Option<RepositoryName>,
+    /// The workflow run it belongs to, where known.
+    pub run: Option<u64>,
+    /// What GitHub calls it.
     pub title: String,
 }
 
@@ -215,6 +234,16 @@ impl JobFact {
     /// The job's id: GitHub's number.
     pub fn id(&self) -> JobId {
         JobId::new(self.number.to_string()).expect("a number is a valid id")
+    }
+
+    /// What of it people are told.
+    pub fn known(&self) -> Known {
+        Known {
+            number: Some(self.number),
+            repository: Some(self.repository.clone()),
+            run: Some(self.run),
+            title: self.title.clone(),
+        }
     }
 
     /// The job as one that waits. None if it asks for a label that no runner of ours can have: whatever

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use runner_core::{
-    Changes, Error, Forge, ProfileName, ReservationId, Result, RunnerId,
+    Changes, Error, Forge, JobId, ProfileName, ReservationId, Result, RunnerId,
     forge::{ForgeCapabilities, QueuedJob, Registration, Runner, RunnerSpec, RunnerStatus},
 };
 use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
@@ -17,12 +17,12 @@ use crate::{
     budget::Priority,
     client::Client,
     config::{GithubConfig, GithubPace, GithubProfile},
-    demand::{Note, Waiting, merge::Demand},
+    demand::{Known, Note, Waiting, merge::Demand},
     error::{Explain, backend, number},
     groups::Groups,
     jobs::PollSource,
     labels,
-    runners::{GithubRunner, Removal},
+    runners::{self, GithubRunner, Removal},
     scope::Scope,
     view::View,
 };
@@ -140,6 +140,11 @@ impl GithubForge {
         self.inner.demand.queued().await
     }
 
+    /// What a job is, where any source of demand heard of it. From memory, at once.
+    pub fn job(&self, id: &JobId) -> Option<Known> {
+        self.inner.demand.job(id)
+    }
+
     /// What an operator may want to know about demand: which source took over why, and what GitHub said about
     /// jobs that wait for long. The last 200, oldest first.
     pub fn notes(&self) -> Vec<Note> {
@@ -248,7 +253,7 @@ impl Inner {
             Removal::Busy => return Err(Error::busy(format!("runner {id}"))),
             Removal::Unknown => {
                 self.confirm_gone(id).await?;
-                self.breaker.came_online(id);
+                self.breaker.gone(id, Instant::now());
             }
         }
         self.view().removed(id, Instant::now());
@@ -308,7 +313,12 @@ impl Inner {
 #[async_trait]
 impl Forge for GithubForge {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities { changes: self.inner.demand.hints(), guest_pulls: true, reserves: true }
+        ForgeCapabilities {
+            changes: self.inner.demand.hints(),
+            guest_pulls: true,
+            reserves: true,
+            forgets_after: Some(runners::FORGETS_AFTER),
+        }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::{
     budget::Priority,
     client::Client,
-    demand::{DemandSource, Freshness, Health, JobFact, JobStatus, SourceKind, Waiting},
+    demand::{DemandSource, Freshness, Health, JobFact, JobStatus, Known, SourceKind, Waiting},
     error::{Answer, ApiError, Explain},
     list::{self, Item},
     scope::RepositoryName,
@@ -263,6 +263,11 @@ impl DemandSource for PollSource {
             fact.status == JobStatus::InProgress && fact.runner.as_deref() == Some(runner)
         };
         facts.find(is_its).map(JobFact::id)
+    }
+
+    fn job(&self, id: &JobId) -> Option<Known> {
+        let number = id.as_str().parse().ok()?;
+        self.state().last.as_ref()?.facts.get(&number).map(JobFact::known)
     }
 
     fn is_over(&self, runner: &str) -> bool {

@@ -1,5 +1,7 @@
 //! Runners as GitHub's REST interface has them: registered, listed, found by name, removed, labelled.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use runner_core::Secret;
 use serde::{Deserialize, Serialize};
@@ -12,8 +14,9 @@ use crate::{
     wire::read,
 };
 
-/// After how long GitHub removes a single-use runner that never connected, or lost its connection.
-pub const NEVER_CONNECTED: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+/// After how long without a connection GitHub removes a single-use runner by itself. Others, of which we make none,
+/// have 14 days.
+pub const FORGETS_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// A runner as GitHub reports it, as far as it matters here. What GitHub adds is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -255,6 +255,19 @@ impl Place {
         &self.scope
     }
 
+    /// Whether it is a GitHub Enterprise Server, rather than GitHub's own service.
+    pub fn is_server(&self) -> bool {
+        self.api.path() != "/"
+    }
+
+    /// Where a person sees a job of a workflow run.
+    pub fn job_page(&self, repository: &RepositoryName, run: u64, job: Option<u64>) -> String {
+        let mut page = self.url.clone();
+        let job = job.map(|job| format!("/job/{job}")).unwrap_or_default();
+        page.set_path(&format!("/{repository}/actions/runs/{run}{job}"));
+        page.into()
+    }
+
     /// The host, for people.
     pub fn host(&self) -> &str {
         self.url.host_str().unwrap_or("github") // `new` refuses an address without host.

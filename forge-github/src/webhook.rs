@@ -29,7 +29,9 @@ use uuid::Uuid;
 
 pub use self::jobs::{LONGEST_QUEUE, Movement, REPEATABLE};
 use self::{delivery::Headers, jobs::Jobs, seen::Seen, signature::Secrets};
-use crate::demand::{DemandSource, Freshness, Health, JobFact, JobStatus, SourceKind, Waiting};
+use crate::demand::{
+    DemandSource, Freshness, Health, JobFact, JobStatus, Known, SourceKind, Waiting,
+};
 
 /// The largest body that GitHub sends, in bytes. Whoever serves the route reads no more than this.
 pub const MAX_BODY_BYTES: usize = 25 << 20;
@@ -332,6 +334,11 @@ impl DemandSource for Webhook {
         let state = self.lock();
         let mut running = state.jobs.in_state(JobStatus::InProgress);
         running.find(|fact| fact.runner.as_deref() == Some(runner)).map(JobFact::id)
+    }
+
+    fn job(&self, id: &JobId) -> Option<Known> {
+        let number = id.as_str().parse().ok()?;
+        self.lock().jobs.fact(number).map(JobFact::known)
     }
 
     fn is_over(&self, runner: &str) -> bool {

@@ -5,9 +5,12 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use common::{PATIENCE, assert_no_violations, rest};
-use fake_github::{Conclusion, FakeGitHub, Fault, FaultRule, JobRequest, Scope, WebhookFaults};
+use fake_github::{
+    Conclusion, FakeGitHub, Fault, FaultRule, JobRequest, Level, Scope, WebhookFaults,
+};
 use forge_github::{
-    DemandSource, Freshness, Rest, Webhook,
+    Client, ClientConfig, Credentials, DemandSource, Freshness, HttpTransport, Place, Rest,
+    SecretFrom, Webhook,
     rest::Call,
     webhook::{
         WebhookConfig,
@@ -171,6 +174,38 @@ async fn a_repositorys_hook_is_as_good() {
     let done = recovery.run(&*rest(&world.github), &world.webhook).await.unwrap();
     assert_eq!((done.fetched, world.queued().await), (1, 1));
     assert_no_violations(&world.github);
+}
+
+/// Its number is not known: an App has one, and proves itself for it.
+#[tokio::test]
+async fn an_apps_hook_is_as_good() {
+    let github = FakeGitHub::builder().ghes().start().await.unwrap();
+    github.repository("octo", "hello");
+    let may = [("actions".to_owned(), Level::Read)].into();
+    let app = github.app("runners", may);
+    github.install(&app, "octo").unwrap();
+    github.app_hook(&app, "http://127.0.0.1:1/hook", SECRET); // Nobody is there.
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), &app.private_key).unwrap();
+    let place = Place::new(&format!("{}/octo", github.web_url())).unwrap();
+    let key_file = SecretFrom::File(key.path().to_owned());
+    let credentials = Credentials::App { id: app.client_id, key: key_file, installation: None };
+    let transport = Arc::new(HttpTransport::new(b"").unwrap());
+    let config = ClientConfig::new(place, credentials);
+    let client = Client::new(config, transport, Clock::system()).unwrap();
+    let config = WebhookConfig::new([Secret::new(SECRET.to_owned())]);
+    let webhook = Webhook::new(&config, Clock::system()).unwrap();
+    let mut recovery = Recovery::new(Hook::App, Timestamp::now());
+    github.enqueue(JobRequest::new("octo/hello", ["linux"])).unwrap();
+    let fetched = async {
+        // It is in the log once its first attempt has failed.
+        while recovery.run(&client, &webhook).await.unwrap().fetched == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, fetched).await.expect("the delivery is in the log");
+    assert_eq!(webhook.queued(Freshness::Usual).await.unwrap().len(), 1);
+    assert_no_violations(&github);
 }
 
 #[tokio::test]

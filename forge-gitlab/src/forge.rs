@@ -352,7 +352,7 @@ pub(crate) fn end(
 #[async_trait]
 impl Forge for GitlabForge {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities { changes: true, guest_pulls: false, reserves: true }
+        ForgeCapabilities { changes: true, reserves: true, ..ForgeCapabilities::default() }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {

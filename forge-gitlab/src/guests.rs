@@ -220,7 +220,7 @@ fn worker(description: &str, owner: &OwnerId) -> Option<WorkerName> {
 #[async_trait]
 impl Forge for GitlabGuests {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities { changes: false, guest_pulls: true, reserves: false }
+        ForgeCapabilities { guest_pulls: true, ..ForgeCapabilities::default() }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {

@@ -83,3 +83,4 @@ pub use examine::{Finding, examine};
 pub use export::config_toml;
 pub use forge::{GitlabForge, Health};
 pub use guests::GitlabGuests;
+pub use operate::JobPage;

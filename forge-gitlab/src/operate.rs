@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use runner_core::{ProfileName, Result};
+use runner_core::{JobId, ProfileName, Result};
+use url::Url;
 
 use crate::{
     config::GitlabConfig,
@@ -26,6 +27,17 @@ impl Paused {
     pub(crate) fn holds(&self, profile: &ProfileName) -> bool {
         self.all || self.profiles.contains(profile)
     }
+}
+
+/// A job in hand, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobPage {
+    /// What its pipeline calls it.
+    pub title: String,
+    /// The full path of its project.
+    pub project: String,
+    /// Where it is seen.
+    pub page: Url,
 }
 
 impl GitlabForge {
@@ -101,6 +113,20 @@ impl GitlabForge {
     /// What an operator should be told since this was last asked, in sentences.
     pub fn news(&self) -> Vec<String> {
         self.inner.news.take()
+    }
+
+    /// Where people find a job in hand. From memory, at once.
+    pub fn job(&self, id: &JobId) -> Option<JobPage> {
+        let job = self.inner.state().jobs.get(&id.as_str().parse().ok()?)?.clone();
+        let project = job.payload.requester().project?.to_owned();
+        let mut page = self.inner.config.url.clone();
+        page.path_segments_mut().ok()?.pop_if_empty().extend(project.split('/')).extend([
+            "-",
+            "jobs",
+            id.as_str(),
+        ]);
+        let title = job.payload.given("CI_JOB_NAME").unwrap_or(id.as_str()).to_owned();
+        Some(JobPage { title, project, page })
     }
 
     /// How it is going with each profile's runner at GitLab.

@@ -14,7 +14,7 @@ use crate::{
     plan::{Subject, Unmake},
     profile::Profile,
     recorder::{self, Case, Samples},
-    store::Store,
+    store::{RowKey, Store},
     worker::Record,
 };
 
@@ -114,7 +114,9 @@ impl Hands {
         }
     }
 
+    /// Marks a runner once its promise is durable: one that nobody remembers would keep it from others.
     pub async fn mark(&self, forge: &ForgeName, id: &RunnerId, for_: &ReservationId) -> Result<()> {
+        self.ledger.settled(&RowKey::Reservation(for_.clone())).await?;
         self.forge(forge)?.reserve(id, for_).await
     }
 

@@ -1,6 +1,6 @@
 //! The trait of whatever hands out jobs, and what it reports.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -24,6 +24,8 @@ pub struct ForgeCapabilities {
     pub guest_pulls: bool,
     /// [`Forge::reserve`] works.
     pub reserves: bool,
+    /// After how long without a connection it removes a registration by itself. Never, if none.
+    pub forgets_after: Option<Duration>,
 }
 
 /// Everything a runner is registered with.

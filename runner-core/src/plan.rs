@@ -73,6 +73,8 @@ pub struct ForgeView {
     pub drives: bool,
     /// Whether its runners can be marked.
     pub reserves: bool,
+    /// After how long without a connection it removes a runner by itself. Never, if none.
+    pub forgets_after: Option<Duration>,
     /// Its waiting jobs, oldest first.
     pub queued: Vec<QueuedJob>,
 }
@@ -392,10 +394,12 @@ pub fn demand<'a>(
 impl Why {
     /// Whether the worker failed before it was of any use: the profile is then tried less often.
     pub fn is_start_failure(&self, worker: &Worker) -> bool {
-        let Self::Over(ending) = self else {
-            return false;
-        };
         let never_online = worker.last_online.is_none() && worker.record.is_some();
+        let ending = match self {
+            Self::Over(ending) => ending,
+            Self::Lapses { .. } => return never_online,
+            _ => return false,
+        };
         match ending {
             Ending::StartTimedOut(_) => true,
             Ending::Stopped(_) | Ending::Vanished => never_online,

@@ -49,6 +49,11 @@ pub enum Why {
     Over(Ending),
     /// Retire: a machine without a record, silent for longer than the orphan limit.
     SilentOrphan,
+    /// Retire: its runner was offline for so long that its forge is about to remove it, or has done so.
+    Lapses {
+        /// After how long its forge does.
+        after: Duration,
+    },
     /// Retire: more workers are idle than wanted.
     Surplus {
         /// How many are ready or on their way.
@@ -121,6 +126,7 @@ impl Why {
             Self::ReservationsWait { .. } => "reservations_wait",
             Self::Over(ending) => ending.kind(),
             Self::SilentOrphan => "silent_orphan",
+            Self::Lapses { .. } => "lapses",
             Self::Surplus { .. } => "surplus",
             Self::ProfileRemoved => "profile_removed",
             Self::Draining => "draining",
@@ -162,6 +168,11 @@ impl fmt::Display for Why {
             Self::Over(ending) => ending.fmt(f),
             Self::SilentOrphan => f.write_str(
                 "no record explains this machine and its guest has been silent too long",
+            ),
+            Self::Lapses { after } => write!(
+                f,
+                "its runner was offline for so long that its forge removes it: after {} s",
+                after.as_secs()
             ),
             Self::Surplus { idle, wanted } => {
                 write!(f, "workers ready or on their way: {idle}, wanted: {wanted}")

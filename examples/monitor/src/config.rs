@@ -16,6 +16,7 @@ use crate::tokens::NamedToken;
 
 mod access;
 mod diff;
+mod edits;
 mod file;
 mod forges;
 mod github;
@@ -34,8 +35,8 @@ pub use diff::Changes;
 pub use file::LogTo;
 use forges::{Forges, Said};
 pub use github::{
-    GithubBudget, GithubConfig, GithubGroup, GithubLogin, GithubPace, GithubProfile, GithubSource,
-    Hook, Wrong,
+    GithubBudget, GithubConfig, GithubGroup, GithubLimits, GithubLogin, GithubPace, GithubProfile,
+    GithubSource, Hook, Wrong,
 };
 pub use gitlab::{
     GitlabAdministration, GitlabConfig, GitlabImage, GitlabLimits, GitlabPlace, GitlabProfile,

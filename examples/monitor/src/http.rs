@@ -123,7 +123,7 @@ impl Shared {
     /// Takes the parts together. Needs a tokio runtime.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Inner {
-            feed: Feed::start(parts.status.clone(), parts.stop.clone()),
+            feed: Feed::start(parts.status.clone(), parts.forges.clone(), parts.stop.clone()),
             history: History::start(parts.status.clone(), parts.stop.clone()),
             queue: parts.queue,
             events: parts.events,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
 use runner_core::{
-    Clock, Error, EventLog, Forge, ForgeName, ProfileName, Result, Secret, Status,
+    Clock, Error, EventLog, Forge, ForgeName, JobId, ProfileName, Result, Secret, Status,
     event::What,
     plan::{Sight, Subject},
 };
@@ -36,6 +36,17 @@ pub struct Delivered {
     pub status: StatusCode,
     /// What was understood, or why it was refused.
     pub said: String,
+}
+
+/// Where people find a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobPlace {
+    /// What the forge calls it.
+    pub title: String,
+    /// What it belongs to, such as `acme/widgets`, where known.
+    pub repository: Option<String>,
+    /// The address of its page, where known.
+    pub page: Option<String>,
 }
 
 /// What a workflow says of itself. None of it is believed.
@@ -131,6 +142,12 @@ pub trait Outside: Send + Sync + 'static {
     async fn prove(&self, claim: &Claim, held: u32) -> std::result::Result<Proven, NotProven> {
         let _ = (claim, held);
         Err(NotProven::Refused("this forge knows no proofs".to_owned()))
+    }
+
+    /// Where people find a job; none of one that it does not know.
+    fn job(&self, id: &JobId) -> Option<JobPlace> {
+        let _ = id;
+        None
     }
 
     /// The forge in numbers.

@@ -384,6 +384,12 @@ fn every_mistake_about_github_is_named_with_the_way_out() {
             "",
             &[":5:", "github[0].hook", "\"app\""],
         ),
+        ("TOKENlimits = \"none\"\n", "", &[":5:", "github[0].limits", "github.com has limits"]),
+        (
+            "TOKENlimits = \"none\"\npoints_per_minute = 9\n",
+            "",
+            &[":5:", "github[0].limits", "remove either"],
+        ),
         ("TOKENpoints_per_minute = 901\n", "", &[":5:", "points_per_minute", "1 to 900"]),
         ("TOKENregistrations_per_minute = 0\n", "", &[":5:", "1 to 180", "default is 180"]),
         ("TOKENcalls_at_once = 101\n", "", &[":5:", "calls_at_once", "1 to 100"]),

@@ -231,7 +231,7 @@ fn a_delivery_boots_a_machine_whatever_fails_on_the_way() {
     assert_eq!(world.registered(), [] as [&str; 0]);
     world.weathers("micro", MINT);
     let heard = "monitor_webhook_deliveries_total{forge=\"github\",outcome=\"accepted\"}";
-    assert!(world.metric(heard) >= Some(9.0), "{:?}", world.metric(heard));
+    world.until("all were heard", |world| world.metric(heard) >= Some(9.0));
     world.leaves_nothing();
 }
 
@@ -267,6 +267,8 @@ impl World {
         self.github.fault(fault(taken, "POST", &path));
         self.life(label);
         assert!(self.answers("POST", mint).contains(&Some(409)));
+        self.is_quiet();
+        self.keeps_a_machine_while_its_runner_may_have_a_job(label);
 
         let job = self.queue_for(label);
         let worker = self.begun(job);
@@ -310,6 +312,39 @@ impl World {
         self.life(label);
     }
 
+    /// GitHub refuses to remove a runner, as it does while a job is on its way there: until it does not, nothing
+    /// is destroyed.
+    fn keeps_a_machine_while_its_runner_may_have_a_job(&self, label: &str) {
+        let job = self.queue_for(label);
+        self.until("it is registered", |world| !world.registered().is_empty());
+        let [name] = &self.registered()[..] else { panic!("{:?}", self.registered()) };
+        let (worker, _owner) = name.split_once('_').expect("it has the owner's mark");
+        let runners = self.github.runners();
+        let runner = runners.iter().find(|runner| runner.name == **name).expect("it is there");
+        let path = format!("/actions/runners/{}", runner.id);
+        // Nobody needs it any more, before it is ready.
+        self.github.complete(job, Conclusion::Cancelled).unwrap();
+        let refusal = Fault::Status { status: 422, retry_after: None, message: None };
+        let rule = FaultRule::always(refusal).method("DELETE");
+        self.github.fault(rule.path(format!("*{path}")));
+        let retire = format!("/api/v2/workers/{worker}/retire");
+        self.until("it is to go", |world| {
+            let empty = serde_json::json!({});
+            let answer = world.monitor.ask(reqwest::Method::POST, &retire, Some(&empty));
+            answer.is_some_and(|(status, _)| (200..300).contains(&status))
+        });
+        let answers = || self.answers("DELETE", &path);
+        self.until("GitHub was asked twice", |_| answers().len() >= 2);
+        assert!(self.monitor.directories().iter().any(|name| name == worker));
+        assert!(self.registered().contains(name));
+        self.github.clear_faults();
+        self.gone(worker);
+        // Nor is one left that a late look had made in its place.
+        self.is_quiet();
+        let [refused @ .., Some(204)] = &answers()[..] else { panic!("{:?}", answers()) };
+        assert!(refused.iter().all(|status| *status == Some(422)), "{refused:?}");
+    }
+
     /// Nothing is left of what a look that was late had made.
     fn is_quiet(&self) {
         self.until("no machine is there", |world| world.monitor.directories().is_empty());
@@ -338,16 +373,24 @@ fn a_job_that_may_not_run_is_refused_before_its_first_step_and_says_why() {
     let worker = world.begun(job);
     world.monitor.event(&[&worker, "its machine begins job", "\"acme/widgets\"", "actor \"mona\""]);
     // Beside it, one that may not.
-    world.refuses("eve");
+    world.refuses("eve", "profile");
     world.until("the other goes on", |world| world.monitor.workers("busy") == [&*worker]);
     assert_eq!(world.job(job).status, JobStatus::InProgress);
     world.ends(job, &worker);
     world.monitor.event(&[&worker, "its machine has ended job"]);
-    // Whom it concerns next is a matter of an edit.
+    // Whom it concerns next is a matter of an edit: the profile says nothing, and its forge does.
     let file = world.monitor.dir.path().join("monitor.toml");
-    fs::write(&file, world.monitor.config.replace("\"eve\"", "\"mona\"")).unwrap();
-    world.monitor.event(&["the configuration was taken", "profile micro: who may use it"]);
-    world.refuses("mona");
+    let (name, deny) = ("name = \"github\"\n", "deny = { users = [\"mona\"] }\n");
+    let edited = world.monitor.config.replace(rules, "").replace(name, &format!("{name}{deny}"));
+    fs::write(&file, edited).unwrap();
+    let taken = "the configuration was taken";
+    let text = world.monitor.event(&[
+        taken,
+        "profile micro: who may use it",
+        "forge github: deny changed",
+    ]);
+    assert!(!text.contains("restart"), "{text}");
+    world.refuses("mona", "instance");
     fs::write(&file, &world.monitor.config).unwrap();
     world.monitor.eventually("the edit is taken back", || {
         let events = world.monitor.events();
@@ -358,8 +401,8 @@ fn a_job_that_may_not_run_is_refused_before_its_first_step_and_says_why() {
 }
 
 impl World {
-    /// Someone's job is refused: in its log, in the event log, and when asked why.
-    fn refuses(&self, actor: &str) {
+    /// Someone's job is refused by these rules: in its log, in the event log, and when asked why.
+    fn refuses(&self, actor: &str, whose: &str) {
         let mut request = JobRequest::new("acme/widgets", ["micro"]);
         request.actor = actor.to_owned();
         let job = self.github.enqueue(request).unwrap().id;
@@ -368,7 +411,7 @@ impl World {
         assert_eq!(over.conclusion, Some(Conclusion::Failure));
         let runner = over.runner.unwrap();
         let (worker, _owner) = runner.split_once('_').unwrap();
-        let why = format!("the profile's rules deny user {actor:?}");
+        let why = format!("the {whose}'s rules deny user {actor:?}");
         self.monitor.event(&[worker, "was refused", &why]);
         self.gone(worker);
         let told = self.monitor.get(&format!("/api/v2/workers/{worker}/explain")).unwrap();
@@ -411,7 +454,12 @@ fn a_lost_delivery_is_made_up_for_by_asking() {
     world.github.webhook_faults(WebhookFaults { vanish: 1.0, ..WebhookFaults::default() });
     world.life("micro");
     let heard = "monitor_webhook_deliveries_total{forge=\"github\",outcome=\"accepted\"}";
-    assert_eq!(world.metric(heard), Some(0.0));
+    let mut count = None;
+    world.until("they are counted", |world| {
+        count = world.metric(heard);
+        count.is_some()
+    });
+    assert_eq!(count, Some(0.0));
     world.leaves_nothing();
 }
 

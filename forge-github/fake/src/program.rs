@@ -72,9 +72,9 @@ impl State {
         if runner.session.is_some() {
             return Err(RunnerError::Conflict);
         }
-        let session = Session { id: Uuid::new_v4().to_string(), seen: now };
+        let session = Session { id: Uuid::new_v4().to_string() };
         let id = session.id.clone();
-        runner.session = Some(session);
+        (runner.session, runner.seen) = (Some(session), now);
         Ok(id)
     }
 
@@ -82,8 +82,8 @@ impl State {
     pub(crate) fn heard_from(&mut self, session: &str) -> Result<i64, RunnerError> {
         let now = self.now();
         for runner in self.runners.values_mut() {
-            if let Some(one) = runner.session.as_mut().filter(|one| one.id == session) {
-                one.seen = now;
+            if runner.session.as_ref().is_some_and(|one| one.id == session) {
+                runner.seen = now;
                 return Ok(runner.id);
             }
         }
@@ -143,8 +143,7 @@ impl State {
         let mut failed = Vec::new();
         for runner in self.runners.values_mut() {
             let patience = if runner.job.is_some() { SILENT_BUSY } else { SILENT_IDLE };
-            let seen = runner.session.as_ref().map(|session| session.seen);
-            if seen.is_some_and(|seen| now.duration_since(seen) > patience) {
+            if now.duration_since(runner.seen) > patience {
                 runner.session = None;
             }
             if let (None, Some(job)) = (&runner.session, runner.job) {

@@ -30,7 +30,8 @@ pub(crate) struct Runner {
     pub(crate) name: String,
     pub(crate) group: i64,
     pub(crate) labels: Vec<Label>,
-    pub(crate) created: Timestamp,
+    /// When its program was last heard of, or it was made.
+    pub(crate) seen: Timestamp,
     /// What the runner proves itself with.
     pub(crate) credential: String,
     pub(crate) scale_set: Option<i64>,
@@ -44,7 +45,6 @@ pub(crate) struct Runner {
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) id: String,
-    pub(crate) seen: Timestamp,
 }
 
 #[derive(Debug, Clone)]
@@ -198,7 +198,7 @@ impl State {
             name: name.to_owned(),
             group,
             labels,
-            created: self.now(),
+            seen: self.now(),
             credential: uuid::Uuid::new_v4().to_string(),
             scale_set,
             session: None,

@@ -28,8 +28,8 @@ use crate::{
     webhooks::{Weather, WebhookFaults},
 };
 
-/// How long a registration that nobody used stays.
-const UNUSED: SignedDuration = SignedDuration::from_hours(24);
+/// How long a registration stays whose program is not connected. All of them are for one job.
+const UNCONNECTED: SignedDuration = SignedDuration::from_hours(24);
 
 /// The state, and word of its changes.
 pub(crate) struct Shared {
@@ -184,7 +184,7 @@ impl State {
         self.runners.retain(|_, runner| {
             runner.session.is_some()
                 || runner.job.is_some()
-                || now.duration_since(runner.created) < UNUSED
+                || now.duration_since(runner.seen) < UNCONNECTED
         });
     }
 }

@@ -124,19 +124,48 @@ async fn lists_come_in_pages_that_are_linked() {
 }
 
 #[tokio::test]
-async fn a_registration_that_nobody_uses_ends_after_a_day() {
+async fn a_registration_ends_a_day_after_its_program_was_last_heard_of() {
+    const HOUR: Duration = Duration::from_secs(3600);
     let (github, client) = acme().await;
     client.post(&format!("{ORG}/generate-jitconfig"), jit("unused")).await.expect(201);
     let made = client.post(&format!("{ORG}/generate-jitconfig"), jit("used")).await.expect(201);
-    github.advance(Duration::from_secs(23 * 3600));
-    let session = github.connect(made["encoded_jit_config"].as_str().unwrap()).unwrap();
-    assert_eq!(github.runners().len(), 2);
-    github.advance(Duration::from_secs(3600));
-    assert!(github.runners().iter().all(|runner| runner.name == "used"));
+    let config = made["encoded_jit_config"].as_str().unwrap();
+    let names = || github.runners().into_iter().map(|runner| runner.name).collect::<Vec<_>>();
+    github.advance(23 * HOUR);
+    let session = github.connect(config).unwrap();
+    assert_eq!(names(), ["unused", "used"]);
+    github.advance(HOUR);
+    assert_eq!(names(), ["used"]);
     assert!(matches!(
         github.next_job(&session, Duration::ZERO).await,
         Err(fake_github::RunnerError::NoSession)
     ));
+    // One that goes on asking for work stays for as long as it likes.
+    let session = github.connect(config).unwrap();
+    for _ in 0..25 * 30 {
+        github.advance(HOUR / 30);
+        assert_eq!(github.next_job(&session, Duration::ZERO).await, Ok(None));
+    }
+    github.disconnect(&session).unwrap();
+    github.advance(23 * HOUR);
+    assert_eq!(names(), ["used"]);
+    github.advance(HOUR);
+    assert_eq!(names(), [""; 0]);
+    assert!(github.connect(config).is_err());
+    assert_clean(&github);
+}
+
+#[tokio::test]
+async fn the_newest_program_has_no_end_of_life_and_others_are_not_known() {
+    let (github, client) = acme().await;
+    let downloads = client.get(&format!("{ORG}/downloads")).await.expect(200);
+    let file = downloads[0]["filename"].as_str().unwrap();
+    let version = file.trim_end_matches(".tar.gz").rsplit_once('-').unwrap().1;
+    let path = "/enterprises/big/actions/runners/deprecations";
+    let told = client.get(&format!("{path}/{version}")).await.expect(200);
+    assert_eq!(told["runner_version"], version);
+    assert_eq!(told["runtime_deprecates_at"], json!(null));
+    client.get(&format!("{path}/1.0.0")).await.expect(404);
     assert_clean(&github);
 }
 

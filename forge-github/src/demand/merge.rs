@@ -12,7 +12,7 @@ use runner_core::{Changes, Clock, Hint, JobId, Label, ProfileName, Result, error
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{DemandSource, Freshness, Health, JobFact, SourceKind, Waiting};
+use super::{DemandSource, Freshness, Health, JobFact, Known, SourceKind, Waiting};
 use crate::jobs::PollSource;
 
 /// How many notes are kept.
@@ -132,6 +132,11 @@ impl Demand {
     /// The job that a runner has, where anybody knows.
     pub fn job_of(&self, runner: &str) -> Option<JobId> {
         self.sources.iter().find_map(|source| source.job_of(runner))
+    }
+
+    /// What a job is, where anybody knows.
+    pub fn job(&self, id: &JobId) -> Option<Known> {
+        self.sources.iter().find_map(|source| source.job(id))
     }
 
     /// Whether anybody heard that a runner had its job, and that the job is over.

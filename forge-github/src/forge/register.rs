@@ -145,7 +145,8 @@ impl Inner {
 
     fn registered(&self, spec: &RunnerSpec, name: &str, minted: Minted) -> Registration {
         let id = minted.id;
-        self.breaker.made(&spec.profile, id);
+        let now = Instant::now();
+        self.breaker.made(&spec.profile, id, now);
         let runner = minted.runner.unwrap_or_else(|| GithubRunner {
             id,
             name: name.to_owned(),
@@ -154,7 +155,7 @@ impl Inner {
             labels: Vec::new(),
             version: None,
         });
-        self.view().registered(runner, Instant::now());
+        self.view().registered(runner, now);
         Registration { id: runner_id(id), secret: Some(minted.jit_config) }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     session::Session,
     wire::{JobMessage, Message, Statistics},
 };
-use crate::demand::{DemandSource, Freshness, Health, SourceKind, Waiting};
+use crate::demand::{DemandSource, Freshness, Health, Known, SourceKind, Waiting};
 
 /// What can be chosen.
 #[derive(Debug, Clone)]
@@ -439,6 +439,10 @@ impl DemandSource for ScaleSetListener {
 
     fn is_over(&self, runner: &str) -> bool {
         self.lock().outstanding.is_over(runner)
+    }
+
+    fn job(&self, id: &JobId) -> Option<Known> {
+        self.lock().outstanding.job(&self.config.profile, id)
     }
 
     fn changes(&self) -> Changes {

@@ -16,7 +16,10 @@ use runner_core::{JobId, ProfileName, forge::QueuedJob};
 use serde::{Deserialize, Serialize};
 
 use super::wire::{JobMessage, Message, Statistics, WireJob};
-use crate::{demand::Waiting, scope::RepositoryName};
+use crate::{
+    demand::{Known, Waiting},
+    scope::RepositoryName,
+};
 
 /// How many jobs are remembered. A scale set may have more: the statistics count them.
 const MOST_JOBS: usize = 10_000;
@@ -164,6 +167,15 @@ impl Outstanding {
     pub(super) fn job_of(&self, runner: &str) -> Option<i64> {
         let has = |job: &&AssignedJob| job.runner.as_deref() == Some(runner);
         self.jobs.values().find(has).map(|job| job.request)
+    }
+
+    /// What a job of this profile is, by what the pool calls it.
+    pub(super) fn job(&self, profile: &ProfileName, wanted: &JobId) -> Option<Known> {
+        let (_, request) = wanted.as_str().rsplit_once('-')?;
+        let job = self.jobs.get(&request.parse().ok()?)?;
+        let is_it = id(profile, request) == *wanted;
+        let AssignedJob { repository, run, title, .. } = is_it.then(|| job.clone())?;
+        Some(Known { number: None, repository, run, title })
     }
 
     /// Every job that waits, oldest first: those that are known, and as many without a name as the

@@ -161,6 +161,11 @@ impl Jobs {
     }
 
     /// Whether a job of this runner is over.
+    /// What is known of a job.
+    pub(super) fn fact(&self, number: u64) -> Option<&JobFact> {
+        self.all.get(&number).map(|known| &known.fact)
+    }
+
     pub(super) fn is_over(&self, runner: &str) -> bool {
         self.over.contains_key(runner)
     }

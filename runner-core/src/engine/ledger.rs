@@ -58,6 +58,14 @@ impl Ledger {
         async move { ended.await.unwrap_or_else(|_| Err(failed("the pool has ended"))) }
     }
 
+    /// Waits until one row is durable as it was decided last. One that is so already asks nothing of the store.
+    pub async fn settled(&self, key: &RowKey) -> Result<()> {
+        while self.open().rows.contains_key(key) {
+            self.write([]).await?;
+        }
+        Ok(())
+    }
+
     /// Writes until it is dropped.
     pub async fn keep(self, store: Store) {
         loop {

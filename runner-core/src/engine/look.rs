@@ -129,6 +129,7 @@ fn view_of(forge: &dyn crate::Forge, view: &View<observe::ForgeAnswer>) -> Forge
         sight: view.sight.clone(),
         drives: !capabilities.guest_pulls,
         reserves: capabilities.reserves,
+        forgets_after: capabilities.forgets_after,
         queued: view.seen.queued.clone(),
     }
 }

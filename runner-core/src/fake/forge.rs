@@ -41,7 +41,12 @@ impl FakeForge {
 #[async_trait]
 impl Forge for FakeForge {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities { changes: true, guest_pulls: true, reserves: true }
+        ForgeCapabilities {
+            changes: true,
+            guest_pulls: true,
+            reserves: true,
+            ..ForgeCapabilities::default()
+        }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {

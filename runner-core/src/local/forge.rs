@@ -16,7 +16,7 @@ use crate::{
 #[async_trait]
 impl Forge for LocalQueue {
     fn capabilities(&self) -> ForgeCapabilities {
-        ForgeCapabilities { changes: true, guest_pulls: false, reserves: true }
+        ForgeCapabilities { changes: true, reserves: true, ..ForgeCapabilities::default() }
     }
 
     async fn register(&self, spec: &RunnerSpec) -> Result<Registration> {

@@ -6,6 +6,8 @@ use super::*;
 
 /// How often a forge is asked to mark a worker before its reservation is taken back.
 const MARK_TRIES: u32 = 5;
+/// Which part of the time after which a forge removes a runner is left when we do it first.
+const LAPSE_MARGIN: u32 = 24;
 /// How long a reservation waits for the next try.
 const MARK_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -157,16 +159,30 @@ impl<'a> Planner<'a> {
             let why = match &self.phases[at].1 {
                 // Its driver asks for the machine by name, and ends the job when it is really gone.
                 Phase::Over(Ending::Vanished) if self.is_lost(worker) => continue,
+                Phase::Over(Ending::RunnerGone) => {
+                    self.lapse_of(worker).unwrap_or(Why::Over(Ending::RunnerGone))
+                }
                 Phase::Over(ending) => Why::Over(ending.clone()),
                 Phase::Unseen if self.is_overdue_orphan(worker) => Why::SilentOrphan,
                 Phase::Unseen => {
                     self.hold_unseen(worker);
                     continue;
                 }
-                Phase::Starting | Phase::Idle | Phase::Reserved | Phase::Busy => continue,
+                Phase::Starting => match self.lapse_of(worker) {
+                    Some(why) => why,
+                    None => continue,
+                },
+                Phase::Idle | Phase::Reserved | Phase::Busy => continue,
             };
             self.retire(worker, why);
         }
+    }
+
+    /// That the forge of a worker whose runner is not connected is about to remove it, or has done so.
+    fn lapse_of(&self, worker: &Worker) -> Option<Why> {
+        let after = self.observed.forges.get(worker.forge()?)?.forgets_after?;
+        let since = worker.last_online.or(worker.created_at())?;
+        is_past(since, after - after / LAPSE_MARGIN, self.now).then_some(Why::Lapses { after })
     }
 
     /// Retires whom someone asked to go, as soon as no job runs there.

@@ -9,8 +9,8 @@ use crate::{
     row::{Row, row},
     world::{
         ago, busy, idle, image, known_for_long, making, name, never_online, no_machine, no_record,
-        no_registration, no_runner, offline, older, promised, pushed, quiet_guest, stopped,
-        unmaking, worker, working_guest, world,
+        no_registration, no_runner, offline, older, online_before, patient, promised, pushed,
+        quiet_guest, stopped, unmaking, worker, working_guest, world,
     },
 };
 
@@ -142,6 +142,37 @@ pub(crate) fn endings() -> Vec<Row> {
             ]),
             &["retire a-1 (deregister, destroy, forget): \
                its runner was offline for more than 120 s"],
+            &[],
+        ),
+        row(
+            "a runner that is offline is replaced before its forge forgets it, and an idle one is left alone",
+            world().profile_with("a", 0, 5, patient).jobs(5, &["a"]).forgetful().workers([
+                worker("a-1", &[&never_online, &older(23 * 3600)]),
+                worker("a-2", &[&offline, &older(23 * 3600), &online_before(23)]),
+                worker("a-3", &[&never_online, &older(22 * 3600)]),
+                worker("a-4", &[&offline, &older(48 * 3600), &online_before(22)]),
+                worker("a-5", &[&older(7 * 24 * 3600)]),
+            ]),
+            &[
+                "retire a-1 (deregister, destroy, forget): \
+                 its runner was offline for so long that its forge removes it: after 86400 s",
+                "retire a-2 (deregister, destroy, forget): \
+                 its runner was offline for so long that its forge removes it: after 86400 s",
+            ],
+            &[],
+        ),
+        row(
+            "a runner that its forge forgot is not said to have had a job",
+            world().profile("a", 0, 2).forgetful().workers([
+                worker("a-1", &[&no_runner, &older(24 * 3600), &online_before(24)]),
+                worker("a-2", &[&no_runner, &older(24 * 3600)]),
+            ]),
+            &[
+                "retire a-1 (deregister, destroy, forget): \
+                 its runner was offline for so long that its forge removes it: after 86400 s",
+                "retire a-2 (deregister, destroy, forget): \
+                 its runner is gone from the forge: the job is over",
+            ],
             &[],
         ),
         row(

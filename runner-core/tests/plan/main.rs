@@ -1,7 +1,7 @@
 //! The plan as a table: a world, what is done about it, what is held, and why. Each row is named for the
 //! promise that it shows, and there is a row for every reason that the planner can give.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use runner_core::{
     plan::{Step, Why, WhyNot},
@@ -21,7 +21,7 @@ mod world;
 
 use self::{
     row::{Row, say_action, say_held},
-    world::{idle, never_online, no_machine, no_record, no_runner, now, stopped, worker},
+    world::{idle, never_online, no_machine, no_record, no_runner, now, offline, stopped, worker},
 };
 
 fn rows() -> Vec<Row> {
@@ -69,7 +69,7 @@ macro_rules! variants {
 }
 
 variants!(WHYS, why_word, Why:
-    JobsWait ReservationsWait NotMarked NobodyAsks BelowMinIdle Overridden GivesWay Over SilentOrphan Surplus ProfileRemoved Draining MakesRoom Paused Asked Unattended Promised
+    JobsWait ReservationsWait NotMarked NobodyAsks BelowMinIdle Overridden GivesWay Over SilentOrphan Lapses Surplus ProfileRemoved Draining MakesRoom Paused Asked Unattended Promised
     NotPromised Expired Spent NoImage ImageTooOld Superseded ImageOfNoProfile);
 variants!(WHY_NOTS, why_not_word, WhyNot:
     Unseen NoRoom AtMax Allotted GivesWay NoImage Paused KeptFor BackingOff NoReservation NoProfileServes);
@@ -122,5 +122,8 @@ fn only_a_worker_that_was_never_of_use_slows_its_profile_down() {
     assert!(!fails(&worker("a-1", &[&stopped])));
     assert!(!fails(&worker("a-1", &[&no_runner])));
     assert!(!fails(&worker("a-1", &[&no_record, &no_machine])));
+    let lapses = Why::Lapses { after: Duration::from_secs(24 * 3600) };
+    assert!(lapses.is_start_failure(&worker("a-1", &[&never_online])));
+    assert!(!lapses.is_start_failure(&worker("a-1", &[&offline])));
     assert!(!Why::Draining.is_start_failure(&idle("a-1")));
 }

@@ -11,6 +11,7 @@ use runner_core::{
     image::{Boot, Image, Recipe, RecipeKind},
     plan::{Backoff, Desired, ForgeView, Observed, Plan, Sight, Subject, plan},
     policy::Override,
+    profile::Timeouts,
     queue::{Entry, Need, Waiting},
     reservation::Reservation,
     wish::{Dismissal, Hold},
@@ -133,6 +134,10 @@ pub(crate) fn known_for_long(worker: &mut Worker) {
     worker.last_online = Some(ago(600));
 }
 
+pub(crate) fn online_before(hours: i64) -> impl Fn(&mut Worker) {
+    move |worker| worker.last_online = Some(ago(hours * 3600))
+}
+
 pub(crate) fn unmaking(worker: &mut Worker) {
     worker.in_flight = Some(Flight::Unmaking);
 }
@@ -197,6 +202,11 @@ pub(crate) fn image(profile: &str, build: u32, age: i64) -> Image {
 
 pub(crate) fn serves_linux(profile: &mut Profile) {
     profile.labels.insert(name("linux"));
+}
+
+pub(crate) fn patient(profile: &mut Profile) {
+    let days = Duration::from_secs(2 * 24 * 3600);
+    profile.timeouts = Timeouts { start: days, offline: days };
 }
 
 /// What is and what should be.
@@ -317,6 +327,13 @@ impl World {
             let hub = w.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub");
             hub.queued.iter_mut().for_each(|job| job.reserved_for = Some(name("promise")));
         })
+    }
+
+    /// The hub removes what was offline for a day.
+    pub(crate) fn forgetful(mut self) -> Self {
+        let hub = self.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub");
+        hub.forgets_after = Some(Duration::from_secs(24 * 3600));
+        self
     }
 
     pub(crate) fn refused(mut self, worker: &str, failures: u32, seconds: i64) -> Self {

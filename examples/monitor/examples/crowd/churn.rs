@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use monitor::token::Token;
 use rand::seq::IndexedRandom;
+use runner_core::{ForgeName, ProfileName, fake::FakeWorld};
 use serde_json::{Value, json};
 
-use crate::profiles::Kind;
+use crate::profiles::{ELSEWHERE, Kind};
 
 /// From one rush hour to the next.
 const RUSH: f64 = 180.0;
@@ -28,7 +29,12 @@ const TITLES: [&str; 10] = [
 ];
 
 /// Keeps jobs coming, for ever.
-pub async fn run(address: SocketAddr, token: Token, kinds: Vec<Kind>) -> anyhow::Result<()> {
+pub async fn run(
+    address: SocketAddr,
+    token: Token,
+    kinds: Vec<Kind>,
+    world: FakeWorld,
+) -> anyhow::Result<()> {
     monitor::http::tls::prepare();
     let client = reqwest::Client::builder().no_proxy().build()?;
     let api = format!("http://{address}/api/v2");
@@ -48,9 +54,22 @@ pub async fn run(address: SocketAddr, token: Token, kinds: Vec<Kind>) -> anyhow:
             wanted.insert(index, target.saturating_sub(count("busy") + count("queued")));
         }
         for (index, wanted) in wanted {
+            let kind = &kinds[index];
+            if kind.forge == ELSEWHERE {
+                for _ in 0..wanted.min(BATCH) {
+                    let takes =
+                        Duration::from_secs(rand::random_range(kind.takes / 5..=kind.takes).into());
+                    world.submit(
+                        &ForgeName::new(kind.forge)?,
+                        &ProfileName::new(kind.name)?,
+                        takes,
+                    );
+                }
+                continue;
+            }
             for _ in 0..wanted.min(BATCH) {
                 let request = client.post(format!("{api}/jobs")).bearer_auth(token.expose());
-                let answer = request.json(&job(&kinds[index])).send().await?;
+                let answer = request.json(&job(kind)).send().await?;
                 if answer.status() == reqwest::StatusCode::TOO_MANY_REQUESTS {
                     // The rest comes later.
                     break;

@@ -12,14 +12,14 @@ use runner_core::{
     image::Image,
 };
 
-use crate::console;
+use crate::{console, elsewhere};
 
 /// The hypervisor and the image builder of a world.
 pub fn backends(world: &FakeWorld) -> Backends {
     Backends {
         hypervisor: Arc::new(CrowdHost(world.hypervisor())),
         builder: Arc::new(world.builder()),
-        forges: Default::default(),
+        forges: elsewhere::forges(world),
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::{
 
 mod churn;
 mod console;
+mod elsewhere;
 mod host;
 mod mischief;
 mod profiles;
@@ -79,7 +80,7 @@ async fn main() -> anyhow::Result<()> {
     println!("The API token is in {}", token_file.display());
 
     let trouble = mischief::start(&world, args.quiet);
-    let churn = churn::run(address, token, kinds);
+    let churn = churn::run(address, token, kinds, world.clone());
     let quiet = args.quiet;
     let churn = tokio::spawn(async move { if quiet { Ok(()) } else { churn.await } });
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -13,6 +13,7 @@ use forge_github::{
     HttpTransport, Place, RepositoryName, ScaleSetListener, Scope, SecretFrom, SourceKind, Webhook,
     artifact::{Claim, NoProof, NonceDirectory, Prover, ProverConfig, Refusal, RepositoryPolicy},
     budget::{Limits, Priority},
+    demand::Known,
     downloads::RunnerVersion,
     guest, mark,
     scale_set::{ActionsService, ListenerConfig, ProgressFile, ScaleSetSpec},
@@ -21,7 +22,7 @@ use forge_github::{
 use jiff::Timestamp;
 use poem::http::HeaderMap;
 use runner_core::{
-    Clock, Error, ForgeName, Label, OwnerId, Profile, ProfileName, Result, Secret, Status,
+    Clock, Error, ForgeName, JobId, Label, OwnerId, Profile, ProfileName, Result, Secret, Status,
     error::chain, status::ProfileStatus,
 };
 use tokio::task::JoinHandle;
@@ -31,7 +32,7 @@ use crate::{
     config::{self, Config, GithubGroup, GithubLogin, GithubSource, SecretPlace, Wrong},
     guests::Contact,
     remote::{
-        self, Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, JobTold,
+        self, Asked, BudgetFigures, Delivered, DeliveryFigures, Figures, Ill, JobPlace, JobTold,
         MAX_DELIVERY_BYTES, Moment, NotProven, Note, Outside, Proven, Remote, SourceFigures,
     },
 };
@@ -69,6 +70,10 @@ pub(super) fn check(section: &config::GithubConfig) -> Result<(), (Wrong, String
         if !is_inside {
             return wrong(format!("{name} is not of {}, whose runners these are", place.scope()));
         }
+    }
+    if section.budget.limits == config::GithubLimits::None && !place.is_server() {
+        let problem = format!("{} has limits; leave it out", place.host());
+        return Err((Wrong::Limits, problem));
     }
     match (section.hook, place.scope()) {
         (Some(config::Hook::Number(_)), Scope::Enterprise(_)) => {
@@ -191,12 +196,15 @@ fn client(section: &config::GithubConfig, place: Place) -> ClientConfig {
         }
     };
     let mut client = ClientConfig::new(place, credentials);
-    client.limits = Limits {
-        points_per_minute: section.budget.points_per_minute,
-        mints_per_minute: section.budget.registrations_per_minute,
-        at_once: section.budget.calls_at_once,
-        ..client.limits
+    let limits = match section.budget.limits {
+        config::GithubLimits::Github => Limits {
+            points_per_minute: section.budget.points_per_minute,
+            mints_per_minute: section.budget.registrations_per_minute,
+            ..client.limits
+        },
+        config::GithubLimits::None => Limits::NONE,
     };
+    client.limits = Limits { at_once: section.budget.calls_at_once, ..limits };
     client
 }
 
@@ -397,6 +405,14 @@ impl Outside for Github {
 
     fn job_told(&self, profile: &ProfileName, moment: Moment, report: &[u8]) -> Result<JobTold> {
         self.access.judge(profile, moment, report)
+    }
+
+    fn job(&self, id: &JobId) -> Option<JobPlace> {
+        let Known { number, repository, run, title } = self.forge.job(id)?;
+        let place = self.forge.client().place();
+        let page = repository.as_ref().zip(run);
+        let page = page.map(|(repository, run)| place.job_page(repository, run, number));
+        Some(JobPlace { title, repository: repository.map(|name| name.to_string()), page })
     }
 
     fn figures(&self) -> Figures {

@@ -11,12 +11,14 @@ use std::{
 use anyhow::Context;
 use async_trait::async_trait;
 use forge_gitlab::{
-    Administration, Finding, GitlabConfig, GitlabForge, GitlabGuests, Health, ImageRule, Limits,
-    Place, ProfileConfig,
+    Administration, Finding, GitlabConfig, GitlabForge, GitlabGuests, Health, ImageRule, JobPage,
+    Limits, Place, ProfileConfig,
 };
 use jiff::Timestamp;
 use poem::http::{HeaderMap, StatusCode};
-use runner_core::{Clock, Error, OwnerId, ProfileName, Result, Secret, Status, error::chain};
+use runner_core::{
+    Clock, Error, JobId, OwnerId, ProfileName, Result, Secret, Status, error::chain,
+};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -24,7 +26,9 @@ use super::secret;
 use crate::{
     config::{self, Config, GitlabPlace, SecretPlace},
     guests::Contact,
-    remote::{Asked, Delivered, Figures, Ill, JobTold, Moment, Outside, Remote, SourceFigures},
+    remote::{
+        Asked, Delivered, Figures, Ill, JobPlace, JobTold, Moment, Outside, Remote, SourceFigures,
+    },
 };
 
 /// How often the files of secrets are looked at.
@@ -293,6 +297,11 @@ impl Outside for Gitlab {
 
     fn deliver(&self, _: &HeaderMap, _: &[u8]) -> Delivered {
         nothing_delivered()
+    }
+
+    fn job(&self, id: &JobId) -> Option<JobPlace> {
+        let JobPage { title, project, page } = self.forge.job(id)?;
+        Some(JobPlace { title, repository: Some(project), page: Some(page.into()) })
     }
 
     fn figures(&self) -> Figures {

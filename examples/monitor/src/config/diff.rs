@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use runner_core::{Profile, ProfileName, image::RecipeKind};
 use toml::{Table, Value};
 
-use super::{Config, github, gitlab, local_forge};
+use super::{Config, GithubConfig, GithubProfile, github, gitlab, local_forge};
 
 /// What an edit changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,10 +22,12 @@ impl Changes {
     pub fn between(old: (&Config, &str), new: (&Config, &str)) -> Self {
         let gitlabs = gitlab::edits(&old.0.gitlabs, &new.0.gitlabs);
         let mut profiles = profiles(&old.0.profiles, &new.0.profiles);
-        profiles.extend(gitlabs.live);
-        profiles.extend(github::edits(&old.0.githubs, &new.0.githubs));
+        let githubs = github::edits(&old.0.githubs, &new.0.githubs);
         let mut restart = keys(&table(old.1), &table(new.1));
-        restart.extend(gitlabs.restart);
+        for forges in [gitlabs, githubs] {
+            profiles.extend(forges.live);
+            restart.extend(forges.restart);
+        }
         Self { profiles, restart }
     }
 
@@ -54,12 +56,11 @@ impl Config {
     /// profiles at the start. Gives what waits for a restart.
     pub fn hold_back(&mut self, started: &Self) -> Vec<String> {
         let mut waits = Vec::new();
-        let of_forge = |config: &Self, name: &ProfileName| {
-            config
-                .githubs
-                .iter()
-                .find_map(|github| github.profiles.get(name))
-                .map(|its| its.settled())
+        let githubs = &self.githubs;
+        let unsettled = |name: &ProfileName| {
+            of_github(githubs, name)
+                .zip(of_github(&started.githubs, name))
+                .map(|(now, before)| now.unsettled(before))
         };
         let is_gitlab = |profile: &Profile| {
             let mut all = started.gitlabs.iter().filter(|gitlab| !gitlab.run_single);
@@ -78,9 +79,8 @@ impl Config {
                         waits.push(format!("profile.{}.labels", profile.name));
                         profile.labels.clone_from(&before.labels);
                     }
-                    if of_forge(self, &profile.name) != of_forge(started, &profile.name) {
-                        waits.push(format!("profile.{}.sources", profile.name));
-                    }
+                    let keys = unsettled(&profile.name).unwrap_or_default();
+                    waits.extend(keys.iter().map(|key| format!("profile.{}.{key}", profile.name)));
                 }
                 other => {
                     waits.push(format!("profile.{}", profile.name));
@@ -94,6 +94,10 @@ impl Config {
         }
         waits
     }
+}
+
+fn of_github<'a>(all: &'a [GithubConfig], profile: &ProfileName) -> Option<&'a GithubProfile> {
+    all.iter().find_map(|github| github.profiles.get(profile))
 }
 
 fn profiles(old: &[Profile], new: &[Profile]) -> Vec<String> {
@@ -166,11 +170,11 @@ fn period(time: Duration) -> String {
     format!("{} s", time.as_secs_f64())
 }
 
-/// Everything but the profiles and GitLabs. A text that is no table has none; it was parsed before.
+/// Everything but the profiles and their forges elsewhere. A text that is no table has none; it was parsed before.
 fn table(text: &str) -> BTreeMap<String, Value> {
     let table: Table = text.parse().unwrap_or_default();
     let mut found = BTreeMap::new();
-    let plain = |key: &String| key != "profile" && key != "gitlab";
+    let plain = |key: &String| !["profile", "github", "gitlab"].contains(&key.as_str());
     for (key, value) in table.into_iter().filter(|(key, _)| plain(key)) {
         flatten(key, value, &mut found);
     }
@@ -250,6 +254,30 @@ mod tests {
         let both = OLD.replace("max = 4", "max = 6").replace("8000", "1").replace("tcg", "auto");
         let expected = "profile linux: max 4 → 6; http.listen, qemu.accel after a restart";
         assert_eq!(says(&both), expected);
+        let forge = OLD.replacen(
+            "[[profile]]",
+            "[guests]\nlisten = \"127.0.0.1:8001\"\n[[github]]\nname = \"hub\"\n\
+             url = \"https://github.com/acme\"\ntoken = { file = \"t\" }\nrepositories = [\"acme/a\"]\n\
+             deny = { users = [\"eve\"] }\n[[profile]]\nforge = \"hub\"",
+            1,
+        );
+        let edits = [
+            ("\"eve\"", "\"mallory\"", "forge hub: deny changed"),
+            (
+                "deny = ",
+                "points_per_minute = 90\nallow = { users = [\"ada\"] }\ndeny = ",
+                "forge hub: allow changed; github.hub.points_per_minute after a restart",
+            ),
+            ("\"acme/a\"", "\"acme/b\"", "github.hub.repositories after a restart"),
+            ("\"t\"", "\"u\"", "github.hub.token after a restart"),
+            ("max = 4", "max = 4\ndeny = { users = [\"eve\"] }", "profile linux: who may use it"),
+        ];
+        for (from, to, expected) in edits {
+            let parse = |text| Config::parse(Path::new("monitor.toml"), text).unwrap();
+            let edited = forge.replacen(from, to, 1);
+            let changes = Changes::between((&parse(&forge), &forge), (&parse(&edited), &edited));
+            assert_eq!(changes.to_string(), expected);
+        }
         let swapped = OLD.replace("linux", "x").replace("mac", "linux").replace("\"x\"", "\"mac\"");
         assert!(says(&swapped).ends_with("profiles in another order"), "{}", says(&swapped));
     }

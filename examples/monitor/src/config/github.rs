@@ -25,6 +25,10 @@ use super::{
 };
 use crate::compose;
 
+mod edits;
+
+pub(super) use edits::edits;
+
 /// One GitHub, and what of it the runners belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GithubConfig {
@@ -99,9 +103,22 @@ pub enum GithubSource {
     Poll,
 }
 
+/// Which limits a GitHub has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GithubLimits {
+    /// Those of GitHub's own service.
+    #[default]
+    Github,
+    /// None: a server of one's own, as it was installed.
+    None,
+}
+
 /// What may be spent of a GitHub's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GithubBudget {
+    /// Which there are. If none, the next two numbers do not count.
+    pub limits: GithubLimits,
     /// Points within any minute, where reading costs 1 and changing 5.
     pub points_per_minute: u32,
     /// Registrations within any minute.
@@ -141,29 +158,15 @@ pub struct GithubProfile {
 }
 
 impl GithubProfile {
-    /// What of it GitHub was told, or is asked by: it is settled when the service starts.
-    pub(super) fn settled(&self) -> (Option<GithubGroup>, Vec<GithubSource>, String) {
-        (self.group.clone(), self.sources.clone(), self.scale_set.clone())
+    /// The keys that changed of what GitHub was told, or is asked by: they are settled when the service starts.
+    pub(super) fn unsettled(&self, before: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("group", self.group != before.group),
+            ("sources", self.sources != before.sources),
+            ("scale_set", self.scale_set != before.scale_set),
+        ];
+        keys.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
     }
-}
-
-/// What an edit changes of profiles, in words, that is taken on at once.
-pub(super) fn edits(old: &[GithubConfig], new: &[GithubConfig]) -> Vec<String> {
-    let profiles = |all| <[GithubConfig]>::iter(all).flat_map(|github| &github.profiles);
-    let before = |name: &ProfileName| profiles(old).find(|(of, _)| *of == name);
-    let mut words = Vec::new();
-    for (name, now) in profiles(new) {
-        let Some((_, before)) = before(name) else { continue };
-        if before.access != now.access {
-            words.push(format!("profile {name}: who may use it"));
-        }
-        if before.runner_version != now.runner_version {
-            let shown = |version: &Option<String>| version.clone().unwrap_or("none".to_owned());
-            let (before, now) = (shown(&before.runner_version), shown(&now.runner_version));
-            words.push(format!("profile {name}: runner_version {before} → {now}"));
-        }
-    }
-    words
 }
 
 #[derive(Deserialize)]
@@ -180,6 +183,7 @@ pub(super) struct Github {
     hook: Option<Spanned<HookWord>>,
     #[serde(default)]
     repositories: Vec<Spanned<String>>,
+    limits: Option<Spanned<GithubLimits>>,
     points_per_minute: Option<Spanned<u32>>,
     registrations_per_minute: Option<Spanned<u32>>,
     calls_at_once: Option<Spanned<usize>>,
@@ -302,7 +306,16 @@ fn place(
         return Err(source.problem(hook_at, format!("{key}.hook"), problem));
     }
     let numbers = Numbers { source, key };
+    let limits_at = section.limits.as_ref().map(Spanned::span);
+    let limits = section.limits.map(Spanned::into_inner).unwrap_or_default();
+    let numbered =
+        section.points_per_minute.is_some() || section.registrations_per_minute.is_some();
+    if limits == GithubLimits::None && numbered {
+        let problem = "there are none, and a number of them below; remove either";
+        return Err(source.problem(limits_at, format!("{key}.limits"), problem));
+    }
     let budget = GithubBudget {
+        limits,
         points_per_minute: numbers.number(
             "points_per_minute",
             section.points_per_minute,
@@ -349,6 +362,7 @@ fn place(
                 (repositories_at[index].clone(), format!("repositories[{index}]"))
             }
             Wrong::Hook => (hook_at.unwrap_or(head), "hook".to_owned()),
+            Wrong::Limits => (limits_at.unwrap_or(head), "limits".to_owned()),
         };
         return Err(source.problem(Some(span), format!("{key}.{part}"), error));
     }
@@ -364,6 +378,8 @@ pub enum Wrong {
     Repository(usize),
     /// The hook.
     Hook,
+    /// The limits.
+    Limits,
 }
 
 impl Place {

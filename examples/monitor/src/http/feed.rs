@@ -28,6 +28,7 @@ use super::{
     pool::model::{PoolStatus, WorkerInfo},
     problem::Problem,
 };
+use crate::remote::Remotes;
 
 /// The least time between two changes.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -40,6 +41,7 @@ pub struct Feed(Arc<Inner>);
 
 struct Inner {
     status: watch::Receiver<Arc<Status>>,
+    forges: Remotes,
     told: Mutex<Told>,
     changes: broadcast::Sender<News>,
 }
@@ -56,10 +58,14 @@ struct Told {
 
 impl Feed {
     /// Tells of what is published until `stop`.
-    pub fn start(status: watch::Receiver<Arc<Status>>, stop: CancellationToken) -> Self {
+    pub fn start(
+        status: watch::Receiver<Arc<Status>>,
+        forges: Remotes,
+        stop: CancellationToken,
+    ) -> Self {
         let (changes, _) = broadcast::channel(LAG);
         let mut published = status.clone();
-        let feed = Self(Arc::new(Inner { status, told: Mutex::default(), changes }));
+        let feed = Self(Arc::new(Inner { status, forges, told: Mutex::default(), changes }));
         let inner = feed.0.clone();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             while published.changed().await.is_ok() {
@@ -99,24 +105,29 @@ impl Inner {
     /// The pool as it is now, and what changes after that.
     fn join(&self) -> (News, Receiver<News>) {
         let mut told = self.told();
-        told.refresh(&self.status.borrow().clone(), &self.changes);
+        told.refresh(&self.status.borrow().clone(), &self.forges, &self.changes);
         let changes = self.changes.subscribe();
         (told.whole(), changes)
     }
 
     fn refresh(&self) {
         let status = self.status.borrow().clone();
-        self.told().refresh(&status, &self.changes);
+        self.told().refresh(&status, &self.forges, &self.changes);
     }
 }
 
 impl Told {
-    fn refresh(&mut self, status: &Arc<Status>, changes: &broadcast::Sender<News>) {
+    fn refresh(
+        &mut self,
+        status: &Arc<Status>,
+        forges: &Remotes,
+        changes: &broadcast::Sender<News>,
+    ) {
         if self.status.as_ref().is_some_and(|told| Arc::ptr_eq(told, status)) {
             return;
         }
         let entry = |worker| {
-            let info = WorkerInfo::from(worker);
+            let info = WorkerInfo::of(worker, forges);
             (info.name.clone(), info.to_json_string())
         };
         let workers: BTreeMap<_, _> = status.workers.iter().map(entry).collect();

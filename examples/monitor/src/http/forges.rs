@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use poem_openapi::{Object, OpenApi, payload::Json};
-use runner_core::ForgeName;
+use runner_core::{ForgeName, forge::QueuedJob};
 
 use super::Shared;
-use crate::remote::{Asked, Figures, Ill, Note, Program, SourceFigures};
+use crate::remote::{Asked, Figures, Ill, JobPlace, Note, Outside, Program, Remote, SourceFigures};
 
 /// How much is told of what a forge said of itself.
 const NOTES: usize = 20;
+/// How many of its waiting jobs are told.
+const JOBS: usize = 100;
 
 pub struct ForgesApi(pub Shared);
 
@@ -31,6 +33,8 @@ struct ForgeInfo {
     sources: Vec<SourceInfo>,
     /// By profile, who tells what waits for it.
     profiles: BTreeMap<String, ProfileSource>,
+    /// The jobs that wait there, oldest first: a hundred at most.
+    waiting: Vec<WaitingInfo>,
     /// What it said of itself lately, newest first.
     notes: Vec<NoteInfo>,
     /// When the last delivery of its webhook came that was signed.
@@ -39,6 +43,28 @@ struct ForgeInfo {
     paused_seconds: f64,
     /// What is left of its hourly limits, by kind of call.
     limits: BTreeMap<String, LimitInfo>,
+}
+
+/// A job that waits at its forge.
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none)]
+struct WaitingInfo {
+    /// Its name.
+    id: String,
+    /// What its forge calls it, where known.
+    title: Option<String>,
+    /// What it belongs to, such as `acme/widgets`, where known.
+    repository: Option<String>,
+    /// The address of its page at its forge, where known.
+    url: Option<String>,
+    /// The only profile it may run on, if it names one.
+    profile: Option<String>,
+    /// What a profile must offer for it, all of it.
+    labels: Vec<String>,
+    /// The reservation whose workers it waits for.
+    reserved_for: Option<String>,
+    /// Since when it waits.
+    queued_at: String,
 }
 
 /// A way of knowing what waits.
@@ -110,12 +136,35 @@ impl ForgesApi {
     /// The local queue is none of them.
     #[oai(path = "/forges", method = "get", operation_id = "list_forges")]
     async fn forges(&self) -> Json<Vec<ForgeInfo>> {
-        let forges = self.0.0.forges.iter();
-        Json(forges.map(|(name, remote)| info(name, remote.outside.figures())).collect())
+        let (forges, status) = (self.0.0.forges.iter(), self.0.status());
+        let info = |(name, remote): (&ForgeName, &Remote)| {
+            let waiting = status.queued.get(name).into_iter().flatten().take(JOBS);
+            let waiting = waiting.map(|job| waits(job, &*remote.outside)).collect();
+            info(name, remote.outside.figures(), waiting)
+        };
+        Json(forges.map(info).collect())
     }
 }
 
-fn info(name: &ForgeName, figures: Figures) -> ForgeInfo {
+fn waits(job: &QueuedJob, outside: &dyn Outside) -> WaitingInfo {
+    let place = outside.job(&job.id);
+    let (title, repository, url) = match place {
+        Some(JobPlace { title, repository, page }) => (Some(title), repository, page),
+        None => (None, None, None),
+    };
+    WaitingInfo {
+        id: job.id.to_string(),
+        title,
+        repository,
+        url,
+        profile: job.profile.as_ref().map(ToString::to_string),
+        labels: job.labels.iter().map(ToString::to_string).collect(),
+        reserved_for: job.reserved_for.as_ref().map(ToString::to_string),
+        queued_at: job.queued_at.to_string(),
+    }
+}
+
+fn info(name: &ForgeName, figures: Figures, waiting: Vec<WaitingInfo>) -> ForgeInfo {
     let (since, reason) = told(figures.ill.as_ref());
     let mut profiles: BTreeMap<String, ProfileSource> = BTreeMap::new();
     for (profile, asked) in &figures.asked {
@@ -137,6 +186,7 @@ fn info(name: &ForgeName, figures: Figures) -> ForgeInfo {
         since,
         sources: figures.sources.into_iter().map(Into::into).collect(),
         profiles,
+        waiting,
         notes: figures.notes.into_iter().rev().take(NOTES).map(Into::into).collect(),
         last_delivery_at: figures
             .deliveries

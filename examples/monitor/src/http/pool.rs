@@ -11,6 +11,7 @@ use super::{
 };
 
 pub mod model;
+pub mod target;
 
 use model::{Counts, PoolStatus, ProfileInfo};
 

@@ -6,9 +6,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use poem::{EndpointExt, Route, http::Method};
-use runner_core::Status;
 
 use super::{Shared, door::Pace, text};
 use crate::{config::ServoConfig, remote::Outside, seal::Seal};
@@ -73,7 +71,7 @@ pub struct Servo {
     /// The GitHub whose artifacts prove who asks.
     prover: Option<Arc<dyn Outside>>,
     /// The dashboard of a status, as it was written last.
-    written: Mutex<Option<(Arc<Status>, Bytes)>>,
+    written: Mutex<Option<show::Written>>,
     screenshots: Option<Pace>,
 }
 
@@ -114,7 +112,7 @@ impl Servo {
             .at("/select-runner", with(poem::post(take::select)))
             .at("/profile/:key/take", with(poem::post(take::one)))
             .at("/profile/:key/take/:count", with(poem::post(take::several)))
-            .at("/profile/:key/screenshot.png", with(poem::get(pictures::of_build)))
+            .at("/profile/:key/screenshot.png", with(poem::get(pictures::of_profile)))
             .at("/runner/:id/screenshot.png", with(poem::get(pictures::last)))
             .at("/runner/:id/screenshot/now", with(poem::get(pictures::now)))
             .at(

@@ -218,11 +218,14 @@ impl WorkersApi {
         limit: Query<u32>,
     ) -> Result<Json<WorkerPage>, Problem> {
         let status = self.0.status();
-        let wanted = status.workers.iter().map(WorkerInfo::from).filter(|worker| {
-            profile.0.as_ref().is_none_or(|name| worker.profile.as_ref() == Some(name))
-                && phase.0.is_none_or(|phase| worker.phase == phase)
-                && after.0.as_ref().is_none_or(|after| worker.name > *after)
-        });
+        let wanted =
+            status.workers.iter().map(|worker| WorkerInfo::of(worker, &self.0.0.forges)).filter(
+                |worker| {
+                    profile.0.as_ref().is_none_or(|name| worker.profile.as_ref() == Some(name))
+                        && phase.0.is_none_or(|phase| worker.phase == phase)
+                        && after.0.as_ref().is_none_or(|after| worker.name > *after)
+                },
+            );
         let mut workers: Vec<WorkerInfo> = wanted.collect();
         workers.sort_by(|one, other| one.name.cmp(&other.name));
         let limit = limit.0 as usize;
@@ -238,7 +241,7 @@ impl WorkersApi {
         let status = self.0.status();
         let mut workers = status.workers.iter();
         match workers.find(|worker| worker.name.as_str() == name.0) {
-            Some(worker) => Ok(Json(worker.into())),
+            Some(worker) => Ok(Json(WorkerInfo::of(worker, &self.0.0.forges))),
             None => Err(Problem::not_found(format!("worker {:?} does not exist", name.0))),
         }
     }

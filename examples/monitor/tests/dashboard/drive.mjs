@@ -39,13 +39,13 @@ async function crowd(...args) {
       process_.kill("SIGTERM");
       await ended;
     },
-    api: async (path, body) => {
+    send: async (method, path, body) => {
       const headers = { Authorization: `Bearer ${one.token}`, "Content-Type": "application/json" };
-      const options = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
-      const answer = await fetch(`${url}/api/v2${path}`, options);
-      assert.ok(answer.ok, `${path}: ${answer.status}`);
-      return answer.json();
+      const answer = await fetch(url + path, { method, headers, body: body && JSON.stringify(body) });
+      assert.ok(answer.ok, `${method} ${path}: ${answer.status} ${await answer.clone().text()}`);
+      return answer;
     },
+    api: async (path, body) => (await one.send(body ? "POST" : "GET", `/api/v2${path}`, body)).json(),
   };
   crowds.push(one);
   return one;
@@ -104,8 +104,9 @@ async function inspect(page, where) {
 const steps = {
   async "the crowd is there, and every part of the page tells of it"({ page }) {
     await until("a crowd of workers", async () => await page.locator("#worker-list .worker").count() >= 170);
-    assert.equal(await page.locator(".profile").count(), 5);
+    assert.equal(await page.locator(".profile").count(), 6);
     await page.waitForSelector(".sights li:has-text('forge local')");
+    await page.waitForSelector(".sights li:has-text('forge github')");
     await page.waitForSelector("#event-list li");
     await page.waitForSelector(".capacity meter");
     const box = await page.locator(".profile .bars .busy").first().boundingBox();
@@ -122,6 +123,32 @@ const steps = {
     await until("a newer event", async () => await page.locator("#event-list li").first().textContent() !== newest);
     const { profiles } = await page.evaluate(async () => (await fetch("/api/v2/status")).json());
     assert.deepEqual((await page.locator(".profile .name b").allTextContents()).sort(), Object.keys(profiles).sort());
+  },
+
+  async "each profile tells its numbers, its last hour, its image and what it lacks"({ page }) {
+    const rows = () => page.$$eval(".profile", (all) => all.map((row) => ({
+      name: row.querySelector(".name b").textContent, text: row.querySelector(".stack").innerText.replace(/\s+/g, " "),
+      bars: row.querySelector(".bars").getAttribute("aria-label"), chart: row.querySelector("svg").getAttribute("aria-label"),
+      drawn: row.querySelector(".spark-busy")?.getAttribute("d"),
+    })));
+    await until("a chart of each", async () => (await rows()).every(({ drawn }) => drawn));
+    for (const { name, text, bars, chart } of await rows()) {
+      assert.match(text, /\d+ of \d+ ready \d+ of \d+ workers/, name);
+      assert.match(text, /image \d+ (s|min).* old/, name);
+      assert.match(text, /\d+ healthy of target \d+/, name);
+      assert.match(bars, new RegExp(`^${name}: \\d+ .* of at most \\d+$`), name);
+      assert.match(chart, /, last .*: \d+ to \d+ busy, at most \d+ waiting$/, name);
+    }
+    // What is told at one moment is what the API tells at the next, if nothing happened in between.
+    await until("the API's own numbers", async () => {
+      const { profiles } = await page.evaluate(async () => (await fetch("/api/v2/status")).json());
+      return (await rows()).every(({ name, text }) => {
+        const { healthy, target, wanted } = profiles[name];
+        return text.includes(`${healthy} healthy of target ${target}${wanted ? `, ${wanted} wanted` : ""}`);
+      });
+    });
+    await until("why one lacks something", async () => await page.locator(".profile .why-short:visible").count() > 0);
+    assert.match(await page.locator(".profile .why-short:visible").first().textContent(), /\w+ \w+/);
   },
 
   async "pictures of screens come for the workers that are seen, and only for those"({ page }) {
@@ -206,10 +233,92 @@ const steps = {
     await page.locator("#worker-list li:not([hidden]) .worker").first().click();
     await until("its console", async () => /Run \/init/.test(await page.textContent("#worker-dialog .terminal")));
     await until("its screen", () => page.evaluate(() => document.querySelector("#worker-dialog img").naturalWidth === 640));
+    const screen = page.locator("#worker-dialog .screen");
+    const [before, picture] = [(await screen.boundingBox()).width, await page.getAttribute("#worker-dialog img", "src")];
+    await screen.focus();
+    await page.keyboard.press("Enter");
+    assert.ok((await screen.boundingBox()).width > before * 1.4, "it is larger");
+    assert.equal(await screen.getAttribute("aria-pressed"), "true");
+    await until("a newer picture", async () => await page.getAttribute("#worker-dialog img", "src") !== picture);
+    await shoot(page, "worker-large");
+    await screen.click();
+    const facts = await page.textContent("#worker-dialog .facts");
+    for (const fact of [/Labels\S+, .*-latest/, /Image\S+/, /Made.* ago/, /Takes2 vCPUs, 2048 MiB/]) assert.match(facts, fact);
+    await until("why it is there", async () => (await page.textContent("#worker-dialog .why p")).length > 5);
     await inspect(page, "a worker with its screen");
     await shoot(page, "worker");
     await page.keyboard.press("Escape");
     await page.click('#phases [data-phase="idle"]');
+  },
+
+  async "the job of a forge elsewhere is named, with the way to its page"({ page }) {
+    const its = 'a[href^="https://github.com/acme/widgets/actions/runs/"]';
+    await page.click('#job-states [data-view="running"]');
+    const row = page.locator(`#job-list ${its}`, { hasText: "running · " }).first();
+    await row.waitFor();
+    assert.deepEqual([await row.getAttribute("target"), await row.getAttribute("rel")], ["_blank", "noopener noreferrer"]);
+    assert.match(await row.textContent(), /running · acme\/widgets · widgets · widgets-\d+/);
+    await page.selectOption("#worker-profile", "widgets");
+    await page.click('#phases [data-phase="busy"]');
+    const tile = page.locator("#worker-list li:not([hidden]) .worker[data-phase=busy]").first();
+    await tile.click();
+    const link = page.locator(`#worker-dialog .facts ${its}`);
+    await link.waitFor();
+    assert.match(await link.textContent(), /^acme\/widgets: .+ \(opens in a new tab\)$/);
+    await inspect(page, "a worker of a forge elsewhere");
+    await page.keyboard.press("Escape");
+    await page.click('#phases [data-phase="busy"]');
+    await page.selectOption("#worker-profile", "");
+    await page.click('#job-states [data-view="queued"]');
+    await page.waitForSelector(`#job-list ${its}`);
+  },
+
+  async "what is promised, what waits in which place and what overrides all of it is told"({ page, one }) {
+    const held = await until("a promise", async () => {
+      try {
+        return await one.api("/reservations", { profile: "android", count: 2, purpose: "to look <b>closely</b>", duration: "10m" });
+      } catch (error) {
+        if (/503/.test(error.message)) return null;
+        throw error;
+      }
+    });
+    const ids = ["11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"];
+    for (const [index, id] of ids.entries()) {
+      await one.send("POST", `/profile/kernel/enqueue/${28 - index}?unique_id=${id}&qualified_repo=acme/widgets&run_id=${index + 7}`);
+    }
+    const row = (kind) => page.locator(`#promise-list .${kind}`);
+    await row("held").waitFor();
+    assert.match(await row("held").textContent(), /2 of android for \S+.*to look <b>closely<\/b> — android-\d+, android-\d+; until/);
+    await until("two places", async () => await row("waits").count() === 2);
+    const waits = await row("waits").allTextContents();
+    assert.match(waits[0], /^1\. 28 of kernel for acme\/widgets for \d+ s/);
+    assert.match(waits[1], /^2\. 27 of kernel for acme\/widgets for \d+ s/);
+    await until("how long that may take, or why nobody can tell", async () =>
+      (await row("waits").allTextContents()).every((text) => /about .* to go|; \w+/.test(text)));
+    await page.fill("#worker-text", held.id);
+    const tile = page.locator("#worker-list li:not([hidden]) .worker[data-phase=reserved]").first();
+    await tile.click();
+    assert.match(await page.textContent("#worker-dialog .facts"), new RegExp(`Reservation${held.id}`));
+    await page.keyboard.press("Escape");
+    await page.fill("#worker-text", "");
+    await one.api("/override", { counts: { android: 30 }, duration: "30m", purpose: "a release" });
+    await row("override").waitFor();
+    assert.match(await row("override").textContent(), /^Override: android .*30/);
+    await inspect(page, "promises");
+    await page.locator("#promises").scrollIntoViewIfNeeded();
+    await shoot(page, "promises");
+    for (const path of [`/reservations/${held.id}`, ...ids.map((id) => `/reservations/${id}`), "/override"]) {
+      await one.send("DELETE", `/api/v2${path}`);
+    }
+    await page.waitForSelector("#promises", { state: "hidden" });
+  },
+
+  async "a picture of what a profile's image shows is where Servo's monitor has it"({ page }) {
+    const [status, kind, size] = await page.evaluate(async () => {
+      const answer = await fetch("/profile/linux/screenshot.png");
+      return [answer.status, answer.headers.get("content-type"), (await createImageBitmap(await answer.blob())).width];
+    });
+    assert.deepEqual([status, kind, size], [200, "image/png", 640]);
   },
 
   async "what a job says is shown as text, whatever it says"({ page, one }) {
@@ -312,7 +421,7 @@ const steps = {
   },
 
   async "forges elsewhere are told of: what took over, why, and what needs doing"({ page }) {
-    // The crowd has none: these are what a service with some answers.
+    // The crowd's is well: this is what one that is not answers.
     const broken = { since: "2026-01-01T00:00:00Z", reason: "GitHub answered 503" };
     const forges = [{
       name: "github", place: "organization acme at github.com", usable: false, paused_seconds: 0, limits: {}, ...broken,
@@ -321,10 +430,10 @@ const steps = {
         program: { version: "2.320.0", warning: "GitHub will refuse runner 2.320.0 from 2026-01-03T00:00:00Z on" } } },
       notes: [{ at: "2026-01-01T00:00:01Z", text: "poll took over" }],
     }];
-    assert.ok(await page.locator("#forges").isHidden(), "nothing is said where there is nothing to say");
-    await page.route("**/api/v2/forges", (route) => route.fulfill({ json: forges }));
     const row = page.locator(".forge");
     await row.waitFor();
+    assert.equal(await row.locator(".state").textContent(), "usable");
+    await page.route("**/api/v2/forges", (route) => route.fulfill({ json: forges }));
     await page.waitForSelector(".forge .reason:has-text('503')");
     assert.match(await row.locator(".state").textContent(), /^not usable since/);
     assert.equal(await row.locator(".chain [aria-current]").textContent(), "poll");
@@ -333,7 +442,7 @@ const steps = {
     await inspect(page, "forges");
     await shoot(page, "forges");
     await page.unroute("**/api/v2/forges");
-    await row.waitFor({ state: "hidden" });
+    await page.waitForSelector(".forge:not(.ill)");
   },
 
   async "the theme follows the system, until one is chosen"({ page }) {

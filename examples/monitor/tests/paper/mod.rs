@@ -164,7 +164,7 @@ impl World {
              [pace]\nlook_every = \"200ms\"\nretry_first = \"50ms\"\nretry_most = \"1s\"\nmax_actions = 32\n\
              [[github]]\nname = \"github\"\nurl = \"{url}/acme\"\ntoken = {{ file = \"token\" }}\n\
              repositories = [\"acme/widgets\", \"acme/gadgets\"]\npoll_every = \"500ms\"\n\
-             list_every = \"200ms\"\nlist_quietly_every = \"500ms\"\n\
+             list_every = \"200ms\"\nlimits = \"none\"\nlist_quietly_every = \"500ms\"\n\
              [[profile]]\nname = \"linux\"\nforge = \"github\"\nlabels = [\"x64\"]\n\
              image = {{ kind = \"micro\" }}\nmemory = \"64MiB\"\n{}\n{}\n",
             setting.guests,

@@ -79,5 +79,10 @@ pub(super) fn deprecation(state: &mut State, request: &Request) -> Answer {
     if !current {
         return Err(Refusal::not_found());
     }
-    Reply::ok(json!({ "version": version }))
+    // The newest has no end yet.
+    Reply::ok(json!({
+        "runner_version": version,
+        "registration_deprecates_at": null,
+        "runtime_deprecates_at": null,
+    }))
 }

@@ -19,32 +19,38 @@ use crate::{
 };
 
 /// The rules, as the configuration has them now.
-pub(super) struct Access {
+pub(super) struct Access(RwLock<All>);
+
+#[derive(Default)]
+struct All {
     /// Of the whole GitHub.
     instance: Rules,
-    profiles: RwLock<BTreeMap<ProfileName, Rules>>,
+    profiles: BTreeMap<ProfileName, Rules>,
 }
 
 impl Access {
     pub fn new(section: &config::GithubConfig) -> Self {
-        Self { instance: section.access.clone(), profiles: RwLock::new(profiles(section)) }
+        let (instance, profiles) = (section.access.clone(), profiles(section));
+        Self(RwLock::new(All { instance, profiles }))
     }
 
     /// Takes on what an edited configuration says. Profiles that are gone keep theirs, as long as they have
     /// machines.
     pub fn configure(&self, section: &config::GithubConfig) {
-        let mut all = self.profiles.write().unwrap_or_else(PoisonError::into_inner);
-        all.extend(profiles(section));
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.instance.clone_from(&section.access);
+        all.profiles.extend(profiles(section));
     }
 
-    fn profiles(&self) -> RwLockReadGuard<'_, BTreeMap<ProfileName, Rules>> {
-        self.profiles.read().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> RwLockReadGuard<'_, All> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What becomes of a job whose machine is not answered. Where there are rules, none runs unjudged.
     pub fn when_unheard(&self, profile: &ProfileName) -> WhenUnheard {
-        let is_free = self.profiles().get(profile).is_none_or(Rules::is_empty);
-        if is_free && self.instance.is_empty() { WhenUnheard::Run } else { WhenUnheard::Refuse }
+        let all = self.all();
+        let is_free = all.profiles.get(profile).is_none_or(Rules::is_empty);
+        if is_free && all.instance.is_empty() { WhenUnheard::Run } else { WhenUnheard::Refuse }
     }
 
     /// Takes in a report, and judges a job that is about to begin.
@@ -55,8 +61,8 @@ impl Access {
         let requester = Requester { user: user.as_deref(), project: project.as_deref() };
         let none = Rules::default();
         let decision = {
-            let profiles = self.profiles();
-            decide(profiles.get(profile).unwrap_or(&none), &self.instance, requester)
+            let all = self.all();
+            decide(all.profiles.get(profile).unwrap_or(&none), &all.instance, requester)
         };
         let refused =
             (moment == Moment::Started && !decision.allowed).then(|| decision.reason.to_string());
@@ -95,14 +101,18 @@ mod tests {
     use crate::config::Config;
 
     fn access(profile: &str) -> Access {
+        Access::new(&section("mallory", profile))
+    }
+
+    fn section(denied: &str, profile: &str) -> config::GithubConfig {
         let text = format!(
             "[guests]\nlisten = \"127.0.0.1:8001\"\n[[github]]\nname = \"github\"\n\
              url = \"https://github.com/acme\"\ntoken = {{ file = \"t\" }}\nrepositories = [\"acme/a\"]\n\
-             deny = {{ users = [\"mallory\"] }}\n[[profile]]\nname = \"linux\"\nforge = \"github\"\n\
+             deny = {{ users = [\"{denied}\"] }}\n[[profile]]\nname = \"linux\"\nforge = \"github\"\n\
              image = {{ kind = \"micro\" }}\nmemory = \"1GiB\"\n{profile}"
         );
-        let config = Config::parse(Path::new("monitor.toml"), &text).unwrap();
-        Access::new(&config.githubs[0])
+        let mut config = Config::parse(Path::new("monitor.toml"), &text).unwrap();
+        config.githubs.remove(0)
     }
 
     fn judge(access: &Access, moment: Moment, report: &str) -> JobTold {
@@ -138,14 +148,28 @@ mod tests {
     fn where_there_are_rules_no_job_runs_unjudged() {
         let profile = ProfileName::new("linux").unwrap();
         assert_eq!(access("").when_unheard(&profile), WhenUnheard::Refuse);
-        let free = Access { instance: Rules::default(), profiles: RwLock::default() };
+        let free = Access(RwLock::default());
         assert_eq!(free.when_unheard(&profile), WhenUnheard::Run);
         assert_eq!(judge(&free, Moment::Started, "actor=eve").refused, None);
     }
 
     #[test]
+    fn an_edit_holds_for_the_next_job() {
+        let access = access("");
+        let refused = |actor: &str| {
+            let report = format!("repository=acme/a\nactor={actor}");
+            judge(&access, Moment::Started, &report).refused
+        };
+        let denied = |user: &str| Some(format!("the instance's rules deny user \"{user}\""));
+        assert_eq!(refused("mallory"), denied("mallory"));
+        access.configure(&section("eve", ""));
+        assert_eq!(refused("eve"), denied("eve"));
+        assert_eq!(refused("mallory").as_deref(), Some("no rule allows it"));
+    }
+
+    #[test]
     fn what_a_machine_says_is_quoted_and_cut() {
-        let free = Access { instance: Rules::default(), profiles: RwLock::default() };
+        let free = Access(RwLock::default());
         let report = format!("repository=a/b\njob=x\"y\nworkflow={}", "w".repeat(500));
         let told = judge(&free, Moment::Started, &report);
         assert!(told.job.starts_with("job \"x\\\"y\" of \"a/b\", workflow \"www"), "{}", told.job);

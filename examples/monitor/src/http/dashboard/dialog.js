@@ -10,6 +10,8 @@ export function prepare(dialog, closed = () => {}) {
   dialog.addEventListener("close", () => {
     closed();
     if (from?.isConnected) from.focus();
+    // What it was opened from may have gone meanwhile, or be hidden: then near it, not at the page's start.
+    if (document.activeElement !== from) document.getElementById(dialog.dataset.home)?.focus();
     from = null;
   });
   return (opener) => {

@@ -7,7 +7,7 @@ let timer = 0;
 let asking = false;
 let listener = () => {};
 
-/** Asks now and then, as long as the page is looked at; `news` is told of what an operator must know. */
+/** Asks now and then, as long as the page is looked at; `news` is told of what an operator must know, and all of it. */
 export function start(news) {
   listener = news;
   clearInterval(timer);
@@ -30,7 +30,7 @@ export async function refresh() {
 function show(forges) {
   $("forges").hidden = !forges.length;
   keyed($("forge-list"), forges, ({ name }) => name, create, update);
-  listener(warnings(forges));
+  listener(warnings(forges), forges);
 }
 
 /** What someone must do something about, in sentences. */

@@ -1,5 +1,5 @@
 // The jobs: what waits and why, what runs, what is over.
-import { $, clock, keyed, make, say, span, told } from "./page.js";
+import { $, clock, keyed, link, make, say, span, told } from "./page.js";
 import { ask, now } from "./api.js";
 import { labelsOf } from "./profiles.js";
 
@@ -15,6 +15,8 @@ let more = false;
 let asked = 0;
 let timer = 0;
 let open = () => {};
+let forges = [];
+let workers = () => [];
 
 export function start(opener) {
   open = opener;
@@ -27,10 +29,27 @@ export function start(opener) {
     });
   }
   $("job-list").addEventListener("click", (event) => {
-    const row = event.target.closest(".job");
+    const row = event.target.closest("button.job");
     if (row) open(row.job.id, row);
   });
-  setInterval(() => jobs.length && show(), 5000);
+  setInterval(show, 5000);
+}
+
+/** Takes in the forges elsewhere, with the jobs that wait there; `all` tells of the workers. */
+export function elsewhere(told, all) {
+  [forges, workers] = [told, all];
+  show();
+}
+
+/** The jobs of forges elsewhere that are looked for. */
+function others() {
+  if (view === "over") return [];
+  const place = (forge, { repository, title, url }) => ({ forge, repository, title, url });
+  if (view === "queued") {
+    return forges.flatMap(({ name, waiting }) => (waiting ?? []).map((job) => ({ ...job, ...place(name, job), state: view })));
+  }
+  return workers().filter((worker) => worker.job_place).map(({ name, profile, forge, job, job_place, since }) =>
+    ({ ...place(forge, job_place), id: job, profile, labels: [], worker: name, state: view, started_at: since }));
 }
 
 /** Asks for the jobs again, but once a second at most. */
@@ -104,15 +123,26 @@ function many(subjects) {
 }
 
 function show() {
-  keyed($("job-list"), jobs, ({ id }) => id, create, fill);
+  const begun = (job) => Date.parse(view === "queued" ? job.queued_at : job.started_at ?? job.queued_at);
+  const rows = view === "over" ? jobs
+    : [...jobs, ...others()].sort((a, b) => (view === "queued" ? begun(a) - begun(b) : begun(b) - begun(a)));
+  keyed($("job-list"), rows, ({ forge, id, url }) => `${forge ?? ""} ${id} ${url ? "page" : ""}`, create, fill);
   const none = { queued: "No job waits.", running: "No job runs.", over: "No job is over yet." };
   const rest = view === "over" ? "Older ones are in the API." : `Only ${SHOWN} are shown.`;
-  say($("job-note"), jobs.length ? (more ? rest : "") : none[view]);
+  const there = view === "over" && forges.length ? `What is over at ${forges.map(({ name }) => name).join(" and ")} is told there.` : "";
+  say($("job-note"), [rows.length ? (more ? rest : "") : none[view], there].filter(Boolean).join(" "));
 }
 
-function create() {
-  const row = make("button", "job", make("span", "title"), make("span", "when"),
-    make("span", "sub", make("b", "state"), make("span")));
+/** One of ours opens here, one of a forge elsewhere there. */
+function create({ forge, url }) {
+  const parts = [make("span", "title"), make("span", "when"), make("span", "sub", make("b", "state"), make("span"))];
+  if (forge) {
+    const row = link("", url) || make("div");
+    row.className = "job";
+    row.prepend(...parts);
+    return make("li", "", row);
+  }
+  const row = make("button", "job", ...parts);
   row.type = "button";
   row.setAttribute("aria-haspopup", "dialog");
   return make("li", "", row);
@@ -122,20 +152,21 @@ function fill(item, job) {
   const row = item.firstChild;
   const [title, when, sub] = row.children;
   row.job = job;
-  say(title, job.title || (job.argv ?? ["a script"]).join(" "));
+  say(title, job.title || (job.forge ? job.id : (job.argv ?? ["a script"]).join(" ")));
   const since = (time) => span(now() - Date.parse(time));
   say(when, job.ended_at ? clock(job.ended_at) : since(job.started_at ?? job.assigned_at ?? job.queued_at));
   const [state, rest] = sub.children;
   state.className = `state ${job.state}`;
   say(state, job.state === "queued" ? "" : job.state.replace("_", " "));
-  const about = [job.id, job.profile ?? [...job.labels].join(" + "), job.worker];
+  const labels = job.reserved_for ? `reserved for ${job.reserved_for}` : [...job.labels].join(" + ");
+  const about = [job.repository ?? job.id, job.profile ?? labels, job.worker];
   const reason = job.state === "queued" ? reasonOf(job) : job.reason;
   say(rest, `${job.state === "queued" ? "" : " · "}${about.filter(Boolean).join(" · ")}${reason ? ` — ${reason}` : ""}`);
 }
 
 /** Why a job waits, as far as the pool has said so already. */
 export function reasonOf(job) {
-  if (!status) return "";
+  if (!status || job.reserved_for) return "";
   const offers = (name) => job.labels.every((label) =>
     [name, ...labelsOf(name)].some((own) => own.toLowerCase() === label.toLowerCase()));
   const names = job.profile ? [job.profile] : Object.keys(status.profiles).filter(offers);

@@ -27,9 +27,9 @@ function update(news) {
   const names = Object.keys(status.profiles).join("\n");
   if (names !== known) {
     known = names;
-    profiles.learn().then(() => profiles.show(status.profiles)).catch(() => {});
+    profiles.learn().then(() => profiles.show(status)).catch(() => {});
   }
-  profiles.show(status.profiles);
+  profiles.show(status);
   if (sightOfForges() !== seen) {
     seen = sightOfForges();
     forges.refresh();
@@ -119,14 +119,15 @@ async function begin() {
     state: (state, error, pause) => {
       connection(state, error, pause);
       if (state === "live") {
-        profiles.learn().then(() => status && profiles.show(status.profiles)).catch(() => {});
+        profiles.learn().then(() => status && profiles.show(status)).catch(() => {});
         jobs.refreshSoon();
       }
     },
   }));
-  forges.start((found) => {
+  forges.start((found, all) => {
     duties = found;
     showAlerts();
+    jobs.elsewhere(all, workers.all);
   });
   streams.push(await events.start((event) => {
     if (event.kinds.has("jobs")) jobs.refreshSoon();
@@ -176,6 +177,6 @@ jobDialog.start();
 setInterval(() => {
   if (!status || lost || document.hidden) return;
   profiles.sample(status.profiles);
-  profiles.show(status.profiles);
+  profiles.show(status);
 }, profiles.samplePause());
 begin();

@@ -57,6 +57,16 @@ export function clock(text) {
 /** A sentence of the service's, with the times in it as people say them. */
 export const told = (text) => (text ?? "").replace(/\b\d{4}-\d\d-\d\dT[\d:.]+Z/g, clock);
 
+/** A link to elsewhere, in a tab of its own; the text alone, where there is nothing to open. */
+export function link(text, url) {
+  if (!/^https?:/.test(url ?? "")) return text;
+  const element = make("a", "", text, heard(" (opens in a new tab)"));
+  element.href = url;
+  element.target = "_blank";
+  element.rel = "noopener noreferrer";
+  return element;
+}
+
 /** Fills a list of terms with what there is to say. */
 export function facts(list, pairs) {
   const there = pairs.filter(([, value]) => value !== undefined && value !== null && value !== "");

@@ -1,5 +1,5 @@
 // The kinds of runner: counts against targets, and the last hour.
-import { $, button, heard, keyed, make, say, span, toast } from "./page.js";
+import { $, button, clock, heard, keyed, make, say, span, toast, told } from "./page.js";
 import { ask, at, has, now, onToken, token } from "./api.js";
 
 export const PHASES = ["busy", "reserved", "idle", "starting", "over", "unseen"];
@@ -14,6 +14,7 @@ const [WIDTH, HEIGHT] = [132, 30];
 let infos = new Map();
 let series = new Map();
 let step = 10;
+let reasons = new Map();
 
 export const labelsOf = (name) => infos.get(name)?.labels ?? [];
 
@@ -46,11 +47,25 @@ export const samplePause = () => step * 1000;
 
 export const isPaused = (counts) => Boolean(counts.paused ?? counts.adjustment?.paused);
 
-export function show(profiles) {
+export function show(status) {
+  const { profiles } = status;
+  reasons = reasonsOf(status);
   const order = [...infos.keys()];
   const place = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
   const entries = Object.entries(profiles).sort(([a], [b]) => place(a) - place(b) || a.localeCompare(b));
   keyed($("profile-list"), entries, ([name]) => name, create, update);
+}
+
+/** Why a profile has not what it should have, in the words of what is held back or failed. */
+function reasonsOf({ held, failures }) {
+  const of = /^(?:image of )?profile (.+)$/;
+  const found = new Map();
+  const failed = failures.map(({ subject, error, retry_at }) => [subject, `the last try failed: ${error}; next try at ${clock(retry_at)}`]);
+  for (const [subject, text] of [...failed, ...held.map(({ subject, why_not }) => [subject, why_not])]) {
+    const name = subject.match(of)?.[1];
+    if (name && !found.has(name)) found.set(name, told(text));
+  }
+  return found;
 }
 
 function create([name]) {
@@ -58,7 +73,7 @@ function create([name]) {
   const parts = {
     name: make("div", "name", make("b", "", name), make("span")),
     bars: make("div", "bars"),
-    ready: make("span"), most: make("span"), image: make("span"),
+    ready: make("span"), most: make("span"), policy: make("span"), image: make("span"), why: make("p", "why-short"),
     numbers: make("div", "numbers"), segments: {}, counts: {},
     waits: make("span", "waits"),
   };
@@ -72,13 +87,13 @@ function create([name]) {
     parts.counts[phase] = { number, count };
     parts.numbers.append(number);
   }
-  parts.numbers.append(parts.waits, make("span", "targets", parts.ready, parts.most, parts.image));
+  parts.numbers.append(parts.waits, make("span", "targets", parts.ready, parts.most));
   parts.bars.setAttribute("role", "img");
   parts.spark = document.createElementNS(SVG, "svg");
   parts.spark.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   parts.spark.setAttribute("preserveAspectRatio", "none");
   parts.spark.setAttribute("role", "img");
-  const stack = make("div", "stack", parts.bars, parts.numbers);
+  const stack = make("div", "stack", parts.bars, parts.numbers, make("div", "policy", parts.image, parts.policy), parts.why);
   row.append(parts.name, stack, parts.spark);
   if (has("PATCH", "/profiles/{}")) {
     parts.pause = button("Pause", () => pause(name, !row.classList.contains("paused")));
@@ -118,7 +133,11 @@ function update(row, [name, counts]) {
   const short = !paused && counts.idle < counts.min_idle && all < counts.max;
   say(parts.ready, `${counts.idle} of ${counts.min_idle} ready`);
   parts.ready.classList.toggle("short", short);
-  say(parts.most, `${all} of ${counts.max} workers`);
+  say(parts.most, `${counts.healthy} of ${counts.max} workers`);
+  say(parts.policy, `${counts.healthy} healthy of target ${counts.target}${counts.wanted ? `, ${counts.wanted} wanted` : ""}`);
+  parts.policy.classList.toggle("short", counts.wanted > 0);
+  say(parts.why, reasons.get(name));
+  parts.why.hidden = !reasons.has(name);
   say(parts.image, imageOf(counts));
   parts.image.classList.toggle("short", counts.build === "failed" || !counts.image_built_at);
   say(parts.waits, `${counts.queued} waiting`);

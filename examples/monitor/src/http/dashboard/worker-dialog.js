@@ -1,8 +1,9 @@
 // One worker: its screen, its facts, why it is as it is, its console, and what can be done about it.
-import { $, button, clock, facts, make, say, span, toast } from "./page.js";
+import { $, button, clock, facts, link, make, say, span, toast } from "./page.js";
 import { at, has, now, onToken, request, token } from "./api.js";
 import { Terminal } from "./ansi.js";
 import { explain } from "./explain.js";
+import { labelsOf } from "./profiles.js";
 import { follow } from "./stream.js";
 import { prepare } from "./dialog.js";
 import * as screens from "./screens.js";
@@ -11,7 +12,8 @@ const PICTURE_EVERY = 2500;
 const EXPLAIN_EVERY = 5000;
 
 const dialog = $("worker-dialog");
-const [image, noPicture] = dialog.querySelector(".screen").children;
+const screen = dialog.querySelector(".screen");
+const [image, noPicture] = screen.children;
 const badge = dialog.querySelector(".badge");
 const actions = dialog.querySelector(".actions");
 const terminal = new Terminal(dialog.querySelector(".terminal"));
@@ -28,6 +30,13 @@ export function start(find, openJob) {
   lookup = find;
   showJob = openJob;
   onToken(allow);
+  screen.addEventListener("click", () => enlarge(!screen.classList.contains("large")));
+}
+
+/** Gives the picture the whole width, or a part of it. */
+function enlarge(large) {
+  screen.classList.toggle("large", large);
+  screen.setAttribute("aria-pressed", String(large));
 }
 
 export function open(worker, opener) {
@@ -38,6 +47,8 @@ export function open(worker, opener) {
   dialog.querySelector(".why").hidden = true;
   image.hidden = true;
   noPicture.hidden = false;
+  image.alt = `The screen of ${name}`;
+  enlarge(false);
   terminal.clear();
   makeActions();
   refresh();
@@ -64,22 +75,29 @@ export function refresh() {
   badge.replaceChildren(make("i", `mark ${phase}`), worker ? phase : "gone");
   if (!last) return;
   const resources = last.resources;
-  const job = last.job ? make("button", "link", last.job) : "";
   const list = dialog.querySelector(".facts");
   facts(list, [
-    ["Profile", last.profile], ["Forge", last.forge], ["Image", last.image],
+    ["Profile", last.profile], ["Labels", last.profile ? [last.profile, ...labelsOf(last.profile)].join(", ") : ""],
+    ["Forge", last.forge], ["Image", last.image],
     ["In this phase", worker ? span(now() - Date.parse(last.since)) : "it is gone"],
     ["Because", last.ending],
     ["Made", last.created_at ? `${clock(last.created_at)}, ${span(now() - Date.parse(last.created_at))} ago` : ""],
-    ["Job", job], ["Reservation", last.reservation],
+    ["Job", jobOf(last)], ["Reservation", last.reservation],
     ["Held", last.hold ? `until ${clock(last.hold.until)} by ${last.hold.by}${last.hold.purpose ? `: ${last.hold.purpose}` : ""}` : ""],
     ["Machine", last.running === undefined ? "none listed" : last.running ? "runs" : "stopped"],
     ["Takes", resources ? `${resources.vcpus} vCPUs, ${resources.memory_mib + resources.huge_memory_mib} MiB` : ""],
   ]);
-  const link = list.querySelector("button");
-  if (link) link.onclick = () => showJob(last.job, link);
+  const ours = list.querySelector("button");
+  if (ours) ours.onclick = () => showJob(last.job, ours);
   if (!worker || !screens.hasScreen(worker)) say(noPicture, worker ? "Its machine shows nothing." : "It is gone.");
   for (const act of actions.children) act.allow();
+}
+
+/** Its job, and the way to it: here, or at its forge. */
+function jobOf({ job, job_place: place, forge }) {
+  if (!job) return "";
+  if (place) return link([place.repository, place.title].filter(Boolean).join(": "), place.url);
+  return forge === "local" ? make("button", "link", job) : job;
 }
 
 function makeActions() {
@@ -121,7 +139,6 @@ async function look() {
   try {
     await screens.picture(wanted, image);
     if (wanted !== name) return;
-    image.alt = `The screen of ${name}`;
     noPicture.hidden = true;
   } catch (error) {
     if (image.hidden) say(noPicture, error.message);

@@ -12,6 +12,8 @@ let open = () => {};
 
 export const worker = (name) => tiles.get(name)?.worker;
 
+export const all = () => [...tiles.values()].map((tile) => tile.worker);
+
 export function start(opener) {
   open = opener;
   for (const phase of PHASES) {
@@ -107,14 +109,15 @@ function fill(tile, info) {
   tile.mark.className = `mark ${info.phase}`;
   const held = info.hold ? ", held" : "";
   say(tile.word, info.phase + held);
-  say(tile.job, info.ending ?? info.job ?? (info.reservation ? `for ${info.reservation}` : info.profile));
+  const place = info.job_place;
+  say(tile.job, info.ending ?? place?.title ?? info.job ?? (info.reservation ? `for ${info.reservation}` : info.profile));
   tile.title = info.ending ?? "";
   if (!screens.hasScreen(info) && !tile.image.hidden) {
     screens.forget(tile.image);
     tile.image.hidden = true;
     tile.image.removeAttribute("src");
   }
-  tile.text = [info.name, info.profile, info.job, info.ending, info.reservation, info.image, info.phase]
+  tile.text = [info.name, info.profile, info.job, place?.title, place?.repository, info.ending, info.reservation, info.image, info.phase]
     .join("\n").toLowerCase();
   age(tile);
 }

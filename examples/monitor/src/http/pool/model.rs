@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::super::workers::HoldInfo;
 use poem_openapi::{Enum, Object};
 use runner_core::{
     Profile, Resources, Status,
@@ -11,6 +10,9 @@ use runner_core::{
     status::{BuildState, ProfileStatus, WorkerStatus},
     worker::Phase,
 };
+
+use super::{super::workers::HoldInfo, target};
+use crate::remote::{JobPlace, Remotes};
 
 /// The pool at one moment.
 #[derive(Object)]
@@ -77,6 +79,12 @@ pub struct Counts {
     busy: u32,
     unseen: u32,
     over: u32,
+    /// How many there should be: those promised or at work, and as many ready ones as are kept.
+    target: u32,
+    /// How many there are that are not over.
+    healthy: u32,
+    /// How many more there should be.
+    wanted: u32,
     /// How many to keep ready.
     min_idle: u32,
     /// How many there may be.
@@ -184,6 +192,8 @@ pub struct WorkerInfo {
     created_at: Option<String>,
     /// Its job.
     job: Option<String>,
+    /// Where people find its job, if that is elsewhere.
+    job_place: Option<JobPlaceInfo>,
     reservation: Option<String>,
     /// Whether its machine runs, if there is one.
     running: Option<bool>,
@@ -193,6 +203,18 @@ pub struct WorkerInfo {
     retired_by: Option<String>,
     /// What its machine takes.
     resources: Option<ResourcesInfo>,
+}
+
+/// Where people find a job.
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none)]
+struct JobPlaceInfo {
+    /// What its forge calls it.
+    title: String,
+    /// What it belongs to, such as `acme/widgets`.
+    repository: Option<String>,
+    /// The address of its page at its forge.
+    url: Option<String>,
 }
 
 /// Every profile on offer, with its counts.
@@ -293,6 +315,9 @@ impl From<&ProfileStatus> for Counts {
             busy: status.busy,
             unseen: status.unseen,
             over: status.over,
+            target: target::target(status),
+            healthy: target::healthy(status),
+            wanted: target::wanted(status),
             min_idle: status.min_idle,
             max: status.max,
             queued: status.queued,
@@ -308,8 +333,12 @@ impl From<&ProfileStatus> for Counts {
     }
 }
 
-impl From<&WorkerStatus> for WorkerInfo {
-    fn from(worker: &WorkerStatus) -> Self {
+impl WorkerInfo {
+    /// A worker, with what its forge knows of its job.
+    pub fn of(worker: &WorkerStatus, forges: &Remotes) -> Self {
+        let forge = worker.forge.as_ref().and_then(|name| forges.get(name));
+        let job_place =
+            forge.zip(worker.job.as_ref()).and_then(|(forge, id)| forge.outside.job(id));
         let (phase, ending) = match &worker.phase {
             Phase::Starting => (PhaseName::Starting, None),
             Phase::Idle => (PhaseName::Idle, None),
@@ -329,6 +358,11 @@ impl From<&WorkerStatus> for WorkerInfo {
             since: worker.since.to_string(),
             created_at: worker.created_at.map(|at| at.to_string()),
             job: worker.job.as_ref().map(ToString::to_string),
+            job_place: job_place.map(|JobPlace { title, repository, page }| JobPlaceInfo {
+                title,
+                repository,
+                url: page,
+            }),
             reservation: worker.reservation.as_ref().map(ToString::to_string),
             hold: worker.hold.as_ref().map(Into::into),
             retired_by: worker.dismissal.as_ref().map(|dismissal| dismissal.by.clone()),

@@ -22,15 +22,7 @@ const LAST: Duration = Duration::from_secs(60);
 #[handler]
 pub async fn last(request: &Request, id: Path<String>, servo: Data<&Arc<Servo>>) -> Response {
     let Some(worker) = servo.named(&id) else { return unknown(&id) };
-    let pictures = &servo.shared.0.pictures;
-    if let Some(png) = pictures.within(FRESH, &worker) {
-        return picture(png);
-    }
-    match (servo.may_look(request), pictures.within(LAST, &worker)) {
-        (Ok(()), _) => servo.look(&worker).await,
-        (Err(_), Some(png)) => picture(png),
-        (Err(refusal), None) => text::of_response(*refusal).await,
-    }
+    servo.last_or_new(request, &worker).await
 }
 
 /// A new picture.
@@ -43,19 +35,28 @@ pub async fn now(request: &Request, id: Path<String>, servo: Data<&Arc<Servo>>) 
     }
 }
 
-/// Images are built without a screen here: what there is to see is in the event log.
+/// What a profile's image shows, as seen on the newest machine that booted it: the build itself has no screen.
 #[handler]
-pub fn of_build(key: Path<String>, servo: Data<&Arc<Servo>>) -> Response {
+pub async fn of_profile(
+    request: &Request,
+    key: Path<String>,
+    servo: Data<&Arc<Servo>>,
+) -> Response {
     let status = servo.shared.status();
     if !status.profiles.keys().any(|name| name.as_str() == *key) {
         return *super::asked::unknown_profile(&key);
     }
-    let detail = format!(
-        "images of profile {} are built without a machine that has a screen; \
-         see what a build says in the events",
-        *key
-    );
-    text::refusal(StatusCode::NOT_FOUND, detail)
+    match show::newest_machine(&status, &key) {
+        Some(worker) => servo.last_or_new(request, worker).await,
+        None => {
+            let detail = format!(
+                "no machine of profile {} runs, and its images are built without one that has a screen; \
+                 see what a build says in the events",
+                *key
+            );
+            text::refusal(StatusCode::NOT_FOUND, detail)
+        }
+    }
 }
 
 impl Servo {
@@ -67,6 +68,18 @@ impl Servo {
     /// Refuses whoever has asked for too many new pictures.
     fn may_look(&self, request: &Request) -> Result<(), Box<Response>> {
         self.screenshots.iter().try_for_each(|pace| pace.check(door::address(request)))
+    }
+
+    async fn last_or_new(&self, request: &Request, worker: &WorkerName) -> Response {
+        let pictures = &self.shared.0.pictures;
+        if let Some(png) = pictures.within(FRESH, worker) {
+            return picture(png);
+        }
+        match (self.may_look(request), pictures.within(LAST, worker)) {
+            (Ok(()), _) => self.look(worker).await,
+            (Err(_), Some(png)) => picture(png),
+            (Err(refusal), None) => text::of_response(*refusal).await,
+        }
     }
 
     async fn look(&self, worker: &WorkerName) -> Response {

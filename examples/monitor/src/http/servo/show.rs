@@ -2,14 +2,20 @@
 
 use std::{
     fmt::Write,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, PoisonError},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use poem::{Response, handler, web::Data};
+use poem::{
+    Request, Response, handler,
+    http::{StatusCode, header},
+    web::Data,
+};
 use runner_core::{
     Status, WorkerName,
+    hypervisor::InstanceState,
     queue::outlook,
     reservation::Reservation,
     status::{ProfileStatus, WorkerStatus},
@@ -18,17 +24,21 @@ use runner_core::{
 use serde_json::{Value, json};
 
 use super::{Servo, text};
+use crate::http::pool::target;
 
 /// Before the pool's first look there is nothing to tell; it takes about so many seconds.
-const FIRST_LOOK: u64 = 1;
+pub const FIRST_LOOK: u64 = 1;
 
 /// `{"profile_runner_counts": …, "runners": […]}`.
 #[handler]
-pub fn as_json(servo: Data<&Arc<Servo>>) -> Response {
-    match servo.dashboard() {
-        Some(text) => Response::builder().content_type("application/json").body(text),
-        None => not_yet(),
+pub fn as_json(servo: Data<&Arc<Servo>>, request: &Request) -> Response {
+    let Some(Written { text, tag, .. }) = servo.dashboard() else { return not_yet() };
+    let known = request.header(header::IF_NONE_MATCH).unwrap_or_default();
+    let answer = Response::builder().header(header::ETAG, &tag);
+    if known.split(',').any(|known| known.trim() == tag || known.trim() == "*") {
+        return answer.status(StatusCode::NOT_MODIFIED).finish();
     }
+    answer.content_type("application/json").body(text)
 }
 
 /// The same, for people.
@@ -55,21 +65,33 @@ fn not_yet() -> Response {
     text::later("the pool has not been looked at yet", FIRST_LOOK)
 }
 
+/// The dashboard of a status, as JSON.
+#[derive(Clone)]
+pub struct Written {
+    of: Arc<Status>,
+    text: Bytes,
+    /// What tells this text from others.
+    tag: String,
+}
+
 impl Servo {
     /// The dashboard as JSON, written once for each status.
-    fn dashboard(&self) -> Option<Bytes> {
+    fn dashboard(&self) -> Option<Written> {
         let status = self.shared.status();
         status.at?;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, text)) = &*written
-            && Arc::ptr_eq(of, &status)
+        if let Some(written) = &*written
+            && Arc::ptr_eq(&written.of, &status)
         {
-            return Some(text.clone());
+            return Some(written.clone());
         }
         let told = dashboard(&status, self.config.base_url.as_deref().unwrap_or_default());
         let text = Bytes::from(told.to_string());
-        *written = Some((status, text.clone()));
-        Some(text)
+        let mut hash = DefaultHasher::new();
+        text.hash(&mut hash);
+        let tag = format!("\"{:016x}\"", hash.finish());
+        *written = Some(Written { of: status, text, tag });
+        written.clone()
     }
 }
 
@@ -91,26 +113,18 @@ fn dashboard(status: &Status, base_url: &str) -> Value {
     json!({ "profile_runner_counts": counts, "runners": runners.collect::<Vec<_>>() })
 }
 
-/// A profile in Servo's numbers. The target is what there should be now: those that are promised or at work, and as
-/// many ready ones as are kept, within the most there may be.
+/// A profile in Servo's numbers.
 fn counts(profile: &ProfileStatus, built: Option<Timestamp>, now: Option<Timestamp>) -> Value {
-    let starting = profile.starting + profile.unseen;
-    let healthy = starting + profile.idle + profile.reserved + profile.busy;
-    let paused = profile.adjustment.as_ref().is_some_and(|adjustment| adjustment.paused);
-    let target = match profile.offered && !paused {
-        true => (profile.min_idle + profile.reserved + profile.busy).min(profile.max),
-        false => 0,
-    };
     let age = built.zip(now).map(|(built, now)| now.duration_since(built).as_secs().max(0));
     json!({
-        "target": target,
-        "healthy": healthy,
-        "started_or_crashed": starting,
+        "target": target::target(profile),
+        "healthy": target::healthy(profile),
+        "started_or_crashed": target::starting(profile),
         "idle": profile.idle,
         "reserved": profile.reserved,
         "busy": profile.busy,
-        "excess_healthy": healthy.saturating_sub(target),
-        "wanted": target.saturating_sub(healthy),
+        "excess_healthy": target::excess(profile),
+        "wanted": target::wanted(profile),
         // A length of time as Rust's serde writes one.
         "image_age": age.map(|secs| json!({ "secs": secs, "nanos": 0 })),
     })
@@ -168,6 +182,18 @@ pub fn worker<'a>(status: &'a Status, id: &str) -> Option<&'a WorkerStatus> {
         name.as_str() == id || name.parts().is_some_and(|(_, serial)| serial.to_string() == id)
     };
     status.workers.iter().find(|worker| is_it(&worker.name))
+}
+
+/// The machine of a profile that was made last, of those that run.
+pub fn newest_machine<'a>(status: &'a Status, profile: &str) -> Option<&'a WorkerName> {
+    let is_its = |worker: &&WorkerStatus| {
+        let machine = worker.instance.as_ref();
+        let runs =
+            machine.is_some_and(|machine| !matches!(machine.state, InstanceState::Stopped(_)));
+        runs && worker.profile.as_ref().is_some_and(|name| name.as_str() == profile)
+    };
+    let newest = status.workers.iter().filter(is_its).max_by_key(|worker| worker.created_at);
+    newest.map(|worker| &worker.name)
 }
 
 /// Servo's word for a phase.
@@ -256,28 +282,6 @@ fn lines(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_are_those_of_servos_policy() {
-        let profile = ProfileStatus {
-            starting: 1,
-            idle: 2,
-            reserved: 1,
-            busy: 3,
-            min_idle: 4,
-            max: 16,
-            offered: true,
-            ..ProfileStatus::default()
-        };
-        let told = counts(&profile, None, None);
-        assert_eq!(
-            (&told["target"], &told["healthy"], &told["wanted"]),
-            (&json!(8), &json!(7), &json!(1))
-        );
-        assert_eq!((&told["excess_healthy"], &told["image_age"]), (&json!(0), &Value::Null));
-        let few = counts(&ProfileStatus { min_idle: 0, ..profile }, None, None);
-        assert_eq!((&few["target"], &few["excess_healthy"]), (&json!(4), &json!(3)));
-    }
 
     #[test]
     fn what_is_shown_is_text_and_no_markup() {

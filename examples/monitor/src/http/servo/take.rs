@@ -10,6 +10,7 @@ use poem::{
 use runner_core::{
     Error, ProfileName,
     error::chain,
+    plan::Sight,
     reservation::{Reservation, ReserveRequest},
 };
 use serde_json::Value;
@@ -91,6 +92,8 @@ impl Servo {
             purpose: asked.purpose(),
             until: after(self.config.reserve_timeout),
         };
+        // Before it is asked: whoever is seen by then is counted among those that may be had.
+        let unseen = self.unseen(&profile);
         match self.shared.0.pool.reserve(request).await {
             Ok(held) if is_of(&held, asked) && held.profile == profile => {
                 Ok(Some(self.runners(&held)))
@@ -102,9 +105,27 @@ impl Servo {
                 );
                 Err(Box::new(text::refusal(StatusCode::CONFLICT, detail)))
             }
-            Err(Error::Exhausted { .. }) => Ok(None),
+            Err(Error::Exhausted { .. }) => match unseen {
+                None => Ok(None),
+                Some(why) => Err(Box::new(text::later(why, show::FIRST_LOOK))),
+            },
             Err(error) => Err(refused(&error, &profile)),
         }
+    }
+
+    /// Why nobody knows which workers of a profile are idle, if so: what is not seen is not gone.
+    fn unseen(&self, profile: &ProfileName) -> Option<String> {
+        let status = self.shared.status();
+        let offered = status.offered.iter().find(|offered| offered.name == *profile);
+        let forge = offered.and_then(|offered| status.forges.get(&offered.forge));
+        let sights = [("its machines", Some(&status.hypervisor)), ("its runners", forge)];
+        sights.into_iter().find_map(|(what, sight)| match sight {
+            Some(Sight::Seen) => None,
+            Some(Sight::Blind(why)) => Some(format!("{what} cannot be seen: {why}; try again")),
+            None | Some(Sight::Unasked) => {
+                Some(format!("{what} were not looked at yet; try again"))
+            }
+        })
     }
 
     /// The reservation that this job has already.
