@@ -300,6 +300,7 @@ impl World {
             count: workers.len() as u32,
             workers: workers.iter().map(|worker| name(worker)).collect(),
             used: BTreeSet::new(),
+            used_at: None,
         };
         self.observed.reservations.insert(reservation.id.clone(), reservation);
         self
