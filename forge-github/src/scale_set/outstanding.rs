@@ -280,6 +280,25 @@ mod tests {
     }
 
     #[test]
+    fn a_job_is_found_by_what_the_pool_calls_it() {
+        let mut outstanding = Outstanding::new(Vec::new(), PATIENCE);
+        let named = WireJob { job_display_name: Some("build".to_owned()), ..job(12) };
+        outstanding.apply(&message(1, &[JobMessage::Started(named)], 1, 1), START);
+        let profile = ProfileName::new("linux").unwrap();
+        let found = |id: &str| outstanding.job(&profile, &JobId::new(id).unwrap());
+        let known = Known {
+            number: None,
+            repository: Some("octo/hello".parse().unwrap()),
+            run: Some(3),
+            title: "build".to_owned(),
+        };
+        assert_eq!(found("scale-set-linux-12"), Some(known));
+        for other in ["scale-set-linux-13", "scale-set-android-12", "12", "scale-set-linux-unnamed-12"] {
+            assert_eq!(found(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn a_message_that_comes_twice_counts_once() {
         let mut outstanding = Outstanding::new(Vec::new(), PATIENCE);
         let assigned = message(1, &[JobMessage::Assigned(job(1))], 1, 0);
