@@ -157,7 +157,8 @@ pub(super) async fn remote(
     let prover = match proof {
         Some(proof) => {
             let used = Arc::new(NonceDirectory::new(directory.join("used-proofs")));
-            Some(Prover::new(prover(proof)?, Arc::new(client.clone()), http.clone(), used, clock))
+            let (rest, http) = (Arc::new(client.clone()), transport.http().clone());
+            Some(Prover::new(prover(proof)?, rest, http, used, clock))
         }
         None => None,
     };
