@@ -86,6 +86,12 @@ struct AskLabels<'a> {
     labels: &'a [String],
 }
 
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "that they are there says that it is GitHub who answered")]
+struct SentLabels {
+    labels: Vec<RunnerLabel>,
+}
+
 /// How a removal went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
@@ -146,7 +152,11 @@ impl Client {
         let path = format!("{}/{id}", self.runners_path());
         let call = Call { priority: Priority::Running, cost: Cost::Change };
         match self.change::<()>(Method::DELETE, &path, None, call).await {
-            Ok(_) => Ok(Removal::Removed),
+            // GitHub has nothing to say then. A page says nothing of the runner, whatever its status is.
+            Ok(body) if body.is_empty() => Ok(Removal::Removed),
+            Ok(_) => {
+                Err(ApiError::nonsense("a page came in place of GitHub's word that it is removed"))
+            }
             Err(error) => match error {
                 ApiError::Status(said) if said.from_github => match said.status {
                     StatusCode::NOT_FOUND => Ok(Removal::Unknown),
@@ -176,7 +186,7 @@ impl Client {
         let path = format!("{}/{id}/labels", self.runners_path());
         let call = Call { priority: Priority::Running, cost: Cost::Change };
         match self.change(Method::PUT, &path, Some(&AskLabels { labels }), call).await {
-            Ok(_) => Ok(true),
+            Ok(body) => read(&body, "the runner's labels").map(|_: SentLabels| true),
             Err(ApiError::Status(said))
                 if said.from_github && said.status == StatusCode::NOT_FOUND =>
             {

@@ -182,6 +182,28 @@ async fn not_found_alone_does_not_make_a_runner_gone() {
     fixture.assert_clean();
 }
 
+/// A proxy's page says 200 to anything.
+#[tokio::test]
+async fn a_page_in_place_of_an_answer_neither_removes_a_runner_nor_marks_it() {
+    let fixture = fixture().await;
+    let page = || Fault::Html { status: 200 };
+    let idle = fixture.register("a-2").await.unwrap().id;
+    fixture.fault(|on| on.method("PUT"), page());
+    let reservation = ReservationId::new("r1").unwrap();
+    let error = fixture.reserve(&idle, &reservation).await.unwrap_err();
+    assert_eq!(error.kind(), "backend", "{error:?}");
+    fixture.deregister(&idle).await.unwrap();
+
+    let (id, session) = fixture.busy("a-1").await;
+    fixture.fault(|on| on.method("DELETE"), page());
+    let error = fixture.deregister(&id).await.unwrap_err();
+    assert_eq!(error.kind(), "backend", "{error:?}");
+    assert!(fixture.deregister(&id).await.unwrap_err().is_busy());
+    fixture.finish(&session);
+    fixture.deregister(&id).await.unwrap();
+    fixture.assert_clean();
+}
+
 #[tokio::test]
 async fn a_runner_whose_life_passed_between_two_lists_is_gone() {
     let fixture = fixture().await;

@@ -1,5 +1,6 @@
 //! Groups, scale sets and their runners: what is made, looked up and removed outside of any session.
 
+use bytes::Bytes;
 use http::Method;
 use runner_core::{Error, Result, Secret};
 use serde_json::json;
@@ -127,7 +128,8 @@ impl ActionsService {
     pub async fn delete(&self, scale_set: i64) -> Result<()> {
         let doing = format!("remove scale set {scale_set}");
         let path = format!("{SETS}/{scale_set}");
-        gone(self.call_raw(&doing, Method::DELETE, &path, &[], NOTHING, Token::Admin).await)
+        let call = self.call_raw(&doing, Method::DELETE, &path, &[], NOTHING, Token::Admin);
+        gone(&doing, call.await)
     }
 
     /// How many jobs and runners a scale set has now.
@@ -207,13 +209,18 @@ impl ActionsService {
         let path = format!("{AGENTS}/{}", runner.id);
         match self.call_raw(&doing, Method::DELETE, &path, &[], NOTHING, Token::Admin).await {
             Err(error) if error.is_running() => Err(Error::busy(format!("runner {}", runner.name))),
-            result => gone(result),
+            result => gone(&doing, result),
         }
     }
 }
 
-fn gone<T>(result: Result<T, ServiceError>) -> Result<()> {
+/// What is removed now, or was not there. The service has nothing to say then; a page does not come from it.
+fn gone(doing: &str, result: Result<Bytes, ServiceError>) -> Result<()> {
     match result {
+        Ok(answer) if !answer.is_empty() => {
+            let why = "a page came in place of the service's word that it is removed";
+            Err(Error::backend("github", doing, std::io::Error::other(why)))
+        }
         Err(error) if !error.is_missing() => Err(error.into()),
         _ => Ok(()),
     }

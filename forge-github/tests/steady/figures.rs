@@ -4,6 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use fake_github::Call;
 
+/// How many calls are under way at one time at most.
+const UNDER_WAY: usize = 20;
+
 /// What it took.
 pub struct Figures {
     pub title: String,
@@ -39,9 +42,20 @@ impl Figures {
         operations
     }
 
-    /// GitHub refused a call for a limit, and not on our order.
-    pub fn is_over_limit(call: &Call) -> bool {
-        matches!(call.status, Some(403 | 429)) && !call.fault
+    /// Calls that GitHub refused for a limit, but for those that it was not to be told before: the ones under way
+    /// when a limit was used up on order, and the first of a life that began after that.
+    pub fn over_limit(calls: &[Call], lives: &[usize]) -> Vec<String> {
+        let is_refusal = |call: &Call| matches!(call.status, Some(403 | 429));
+        let mut excused = 0;
+        let mut over = Vec::new();
+        for (at, call) in calls.iter().enumerate() {
+            if lives.contains(&at) || (call.fault && is_refusal(call)) {
+                excused = at + UNDER_WAY;
+            } else if is_refusal(call) && at >= excused {
+                over.push(format!("{} {} {:?}", call.method, call.path, call.status));
+            }
+        }
+        over
     }
 
     /// Charged calls for each job in the steady state.

@@ -138,9 +138,14 @@ impl Hypervisor for Host {
     async fn destroy(&self, name: &WorkerName) -> Result<()> {
         self.0.fails("destroy a machine", 0.005)?;
         let marked = format!("{name}_{OWNER}");
-        let runners = self.0.github.runners();
-        if runners.iter().any(|runner| runner.name == marked && runner.job.is_some()) {
-            self.0.crimes.lock().unwrap().push(format!("{name} was destroyed with its job"));
+        let runners = self.0.github.runners().into_iter();
+        let mut busy = runners.filter(|runner| runner.name == marked && runner.job.is_some());
+        if let Some(runner) = busy.next() {
+            let calls = self.0.github.calls().into_iter();
+            let about = format!("/runners/{}", runner.id);
+            let calls: Vec<_> = calls.filter(|call| call.path.ends_with(&about)).collect();
+            let crime = format!("{name} was destroyed with its job, after {calls:?}");
+            self.0.crimes.lock().unwrap().push(crime);
         }
         if let Some(machine) = self.0.machines().remove(name) {
             machine.inside.abort();

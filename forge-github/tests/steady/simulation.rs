@@ -4,7 +4,7 @@ use std::{mem::take, time::Duration};
 
 use fake_github::{Call, Conclusion, FakeGitHub, JobRequest, JobStatus};
 use forge_github::forge::GithubFigures;
-use runner_core::{Clock, ProfileName, ReservationId, reservation::ReserveRequest};
+use runner_core::{Clock, ProfileName, ReservationId, reservation::ReserveRequest, worker::Phase};
 use tokio::time::Instant;
 
 use super::{
@@ -58,6 +58,8 @@ pub struct Simulation {
     /// How long each job waited for its runner.
     waits: Vec<Duration>,
     spent: Spent,
+    /// How many calls there were when each life began.
+    lives: Vec<usize>,
     /// How many calls there were when the steady state began: after a fifth of the jobs.
     warm: usize,
 }
@@ -104,6 +106,7 @@ impl Simulation {
             open: Vec::new(),
             run: None,
             waits: Vec::new(),
+            lives: Vec::new(),
             spent: Spent::default(),
             warm: 0,
         }
@@ -147,9 +150,22 @@ impl Simulation {
         tokio::time::sleep(self.luck.seconds(1, 5)).await;
         self.tend().await;
         self.storm.rage(&self.outside.github);
+        if self.luck.strikes(0.01) {
+            self.send_one_away().await;
+        }
         if self.luck.strikes(0.0025) {
             self.die().await;
         }
+    }
+
+    /// Somebody has a worker retired that seems to be idle. If it has got a job meanwhile, it keeps it.
+    async fn send_one_away(&self) {
+        let status = self.life().pool.status();
+        let idle = status.workers.iter().filter(|worker| worker.phase == Phase::Idle);
+        let idle: Vec<_> = idle.map(|worker| &worker.name).collect();
+        let Some(last) = idle.len().checked_sub(1) else { return };
+        let at = usize::try_from(self.luck.between(0, last as u64)).unwrap();
+        let _ = self.life().pool.retire(idle[at], "an operator").await;
     }
 
     /// Queues a job. Four are of one run.
@@ -235,6 +251,7 @@ impl Simulation {
             self.outside.notebook.lose();
         }
         tokio::time::sleep(self.luck.seconds(1, 60)).await;
+        self.lives.push(self.outside.github.calls().len());
         self.life = Some(self.outside.live().await);
     }
 
@@ -244,10 +261,7 @@ impl Simulation {
 
     fn figures(&mut self, calls: &[Call], minutes: i64, real: Duration) -> Figures {
         let count = |is: fn(&Call) -> bool| Figures::count(calls, is);
-        let over_limit = calls.iter().filter(|call| Figures::is_over_limit(call));
-        let over_limit: Vec<String> = over_limit
-            .map(|call| format!("{} {} {:?}", call.method, call.path, call.status))
-            .collect();
+        let over_limit = Figures::over_limit(calls, &self.lives);
         self.waits.sort_unstable();
         let seconds = |part: usize| {
             let at = (self.waits.len() * part / 100).min(self.waits.len().saturating_sub(1));
