@@ -10,7 +10,7 @@
 BACKEND ?= qemu
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test dashboard storm bench mutants check deb embed install-run install-qemu install-libvirt install-test install-deb clean
+.PHONY: help demo serve test steady dashboard storm bench mutants check deb embed install-run install-qemu install-libvirt install-test install-deb clean
 
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,12 @@ serve: install-$(BACKEND) ## The same, and stay up on 127.0.0.1:8000
 
 test: install-test ## Install what is missing and run every test, real QEMU included
 	@scripts/test
+
+# Optimised: what is simulated takes as long as it takes to compute.
+STEADY := $(foreach crate,runner-core fake-github forge-github,--config 'profile.dev.package.$(crate).opt-level=2')
+
+steady: ## Ten thousand simulated GitHub jobs of each kind in bad weather, and what they cost in calls
+	RUNNER_TEST_JOBS=$${RUNNER_TEST_JOBS:-10000} cargo test $(STEADY) -p forge-github --test steady -- --nocapture
 
 dashboard: install-test ## Drive the dashboard in a real Chromium; screenshots stay in target/dashboard
 	@scripts/dashboard

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    http::Connection,
+    http::{Connection, change},
     pools::between,
     table::{Table, median, per_mille, show},
 };
@@ -39,6 +39,7 @@ const TOKEN: &str = "bench-token-0c3f9a71";
 const CONFIG: &str = r#"
 [http]
 listen = "127.0.0.1:0"
+rate = "off"
 [servo]
 [[profile]]
 name = "micro"
@@ -109,23 +110,13 @@ async fn until_ready(address: SocketAddr) -> anyhow::Result<()> {
 /// Runs jobs, a few at a time. Says how many.
 async fn keep_busy(address: SocketAddr, busy: Arc<AtomicBool>) -> anyhow::Result<u32> {
     let mut jobs = 0;
-    let mut status = Connection::open(address).await?;
     while busy.load(Ordering::Relaxed) {
         for _ in 0..4 {
-            let job = json!({ "profile": "micro", "script": "echo hello" }).to_string();
-            let head = format!(
-                "POST /api/v2/jobs HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\n\
-                 Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                job.len()
-            );
-            let mut connection = tokio::net::TcpStream::connect(address).await?;
-            let mut answer = String::new();
-            tokio::io::AsyncWriteExt::write_all(&mut connection, (head + &job).as_bytes()).await?;
-            tokio::io::AsyncReadExt::read_to_string(&mut connection, &mut answer).await?;
+            let job = json!({ "profile": "micro", "script": "echo hello" });
+            let answer = change(address, ("POST", "/api/v2/jobs"), TOKEN, &job).await?;
             anyhow::ensure!(answer.contains(" 201 "), "{answer}");
             jobs += 1;
         }
-        let _ = status.get("/healthz").await?;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(jobs)

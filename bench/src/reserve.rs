@@ -13,6 +13,7 @@ use runner_core::{
     fake::FakeWorld,
     image::{Recipe, RecipeKind},
     reservation::ReserveRequest,
+    wish::Adjust,
 };
 use tokio::task::JoinSet;
 
@@ -25,18 +26,14 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
     for idle in [1, 10, 50] {
         let dir = tempfile::tempdir_in("cache")?;
         let pool = Arc::new(pool(dir.path(), idle).await?);
-        let mut statuses = pool.statuses();
-        let ready = |status: &Arc<runner_core::Status>| {
-            status.profiles.values().map(|profile| profile.idle).sum::<u32>() == idle
-        };
         let (mut alone, mut crowd) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
-            let _ = statuses.wait_for(ready).await;
+            until_free(&pool, idle).await?;
             let (took, id) = take(&pool, format!("alone-{idle}-{round}")).await?;
             let Some(id) = id else { anyhow::bail!("an idle worker could not be had") };
             alone.push(took);
             pool.release(&id).await?;
-            let _ = statuses.wait_for(ready).await;
+            until_free(&pool, idle).await?;
             let mut asks = JoinSet::new();
             for client in 0..CLIENTS {
                 let pool = pool.clone();
@@ -61,9 +58,28 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks for one worker; says how long the answer took, and what was promised, if anything.
-async fn take(pool: &Pool, id: String) -> anyhow::Result<(Duration, Option<ReservationId>)> {
-    let request = ReserveRequest {
+/// Waits until so many workers can be had: one whose mark is not off yet is idle, and cannot.
+async fn until_free(pool: &Pool, idle: u32) -> anyhow::Result<()> {
+    loop {
+        // One more than there are, so that none is taken.
+        let request = ReserveRequest { count: idle + 1, ..request("none".to_owned())? };
+        match pool.reserve(request).await {
+            Err(runner_core::Error::Exhausted { available, .. })
+                if available == idle.to_string() =>
+            {
+                return Ok(());
+            }
+            Err(runner_core::Error::Exhausted { .. }) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => return Err(error.into()),
+            Ok(_) => anyhow::bail!("there are more than {idle}"),
+        }
+    }
+}
+
+fn request(id: String) -> anyhow::Result<ReserveRequest> {
+    Ok(ReserveRequest {
         id: ReservationId::new(id)?,
         profile: ProfileName::new("micro")?,
         count: 1,
@@ -71,7 +87,12 @@ async fn take(pool: &Pool, id: String) -> anyhow::Result<(Duration, Option<Reser
         owner: "bench".to_owned(),
         purpose: "to measure".to_owned(),
         until: jiff::Timestamp::now() + Duration::from_secs(3600),
-    };
+    })
+}
+
+/// Asks for one worker; says how long the answer took, and what was promised, if anything.
+async fn take(pool: &Pool, id: String) -> anyhow::Result<(Duration, Option<ReservationId>)> {
+    let request = request(id)?;
     let began = Instant::now();
     let answer = pool.reserve(request).await;
     let took = began.elapsed();
@@ -92,11 +113,11 @@ async fn pool(dir: &Path, idle: u32) -> anyhow::Result<Pool> {
     let forge = ForgeName::new("fake")?;
     let recipe = Recipe { profile: ProfileName::new("micro")?, kind: RecipeKind::Micro {} };
     let resources = Resources { vcpus: 1, memory_mib: 256, ..Resources::default() };
-    // What is reserved is not replaced: as many are idle after a release as before.
     let profile =
-        Profile { min_idle: idle, max: idle, ..Profile::new(forge.clone(), recipe, resources) };
+        Profile { min_idle: idle, max: idle + 1, ..Profile::new(forge.clone(), recipe, resources) };
+    let name = profile.name.clone();
     let the_forge: Arc<dyn Forge> = Arc::new(world.forge(forge.clone()));
-    Ok(Pool::start(PoolParts {
+    let pool = Pool::start(PoolParts {
         hypervisor: Arc::new(world.hypervisor()),
         forges: BTreeMap::from([(forge, the_forge)]),
         builder: Arc::new(world.builder()),
@@ -107,5 +128,10 @@ async fn pool(dir: &Path, idle: u32) -> anyhow::Result<Pool> {
         pace: Pace::default(),
         clock,
     })
-    .await?)
+    .await?;
+    // What is reserved is not replaced: as many are idle after a release as before. One more is configured, so that
+    // it can be asked for.
+    let most = Adjust { max: Some(Some(idle)), ..Adjust::default() };
+    pool.adjust(&name, most, "bench").await?;
+    Ok(pool)
 }

@@ -16,11 +16,11 @@ use monitor::{
     token::Token,
 };
 use runner_core::{Clock, Resources, fake::FakeWorld};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    http::Connection,
+    http::{Connection, change},
     table::{Table, median, per_mille, show},
 };
 
@@ -34,7 +34,7 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
         let dir = tempfile::tempdir_in("cache")?;
         let service = service(dir.path(), workers).await?;
         for round in 0..ROUNDS {
-            until_idle(service.address(), workers).await?;
+            until_free(service.address(), workers).await?;
             let (won, lost) = takes(service.address(), round).await?;
             anyhow::ensure!(won.len() == workers as usize, "{} were taken", won.len());
             taken.extend(won);
@@ -68,22 +68,32 @@ async fn service(dir: &Path, workers: u32) -> anyhow::Result<Service> {
     let config = format!(
         "[http]\nlisten = \"127.0.0.1:0\"\nrate = \"off\"\n[servo]\nreserve_timeout = \"1h\"\n\
          [[profile]]\nname = \"micro\"\nimage = {{ kind = \"micro\" }}\nmemory = \"64MiB\"\n\
-         min_idle = {workers}\nmax = {workers}\n"
+         min_idle = {workers}\nmax = {}\n",
+        workers + 1
     );
     let config = Config::parse(Path::new("bench.toml"), &config)?;
     let base = Base::open(DataDir::lock(dir)?).await?;
     let listener = TcpListener::bind(config.http.listen).await?;
-    Service::start(&config, base, backends, Token::new(TOKEN)?, listener).await
+    let service = Service::start(&config, base, backends, Token::new(TOKEN)?, listener).await?;
+    // What is taken is not replaced. One more is configured, so that it can be asked for.
+    let most = json!({ "max": workers });
+    let path = "/api/v2/profiles/micro";
+    let answer = change(service.address(), ("PATCH", path), TOKEN, &most).await?;
+    anyhow::ensure!(answer.contains(" 200 "), "{answer}");
+    Ok(service)
 }
 
-async fn until_idle(address: SocketAddr, workers: u32) -> anyhow::Result<()> {
-    let mut connection = Connection::open(address).await?;
+/// Waits until so many workers can be had: one whose mark is not off yet is idle, and cannot.
+async fn until_free(address: SocketAddr, workers: u32) -> anyhow::Result<()> {
+    // One more than there are, so that none is taken.
+    let wish = json!({ "profile": "micro", "count": workers + 1, "duration": "1m" });
     loop {
-        let told: Value = serde_json::from_slice(connection.get("/dashboard.json").await?)?;
-        if told["profile_runner_counts"]["micro"]["idle"] == workers {
+        let answer = change(address, ("POST", "/api/v2/reservations"), TOKEN, &wish).await?;
+        anyhow::ensure!(answer.contains(" 503 "), "{answer}");
+        if answer.contains(&format!(" {workers} available")) {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -121,7 +131,7 @@ async fn takes(address: SocketAddr, round: u32) -> anyhow::Result<(Vec<Duration>
 async fn one_by_one(address: SocketAddr, workers: u32) -> anyhow::Result<Vec<Duration>> {
     let mut times = Vec::new();
     for round in 0..ROUNDS {
-        until_idle(address, workers).await?;
+        until_free(address, workers).await?;
         let mut connection = Connection::open(address).await?;
         for number in 0..workers {
             let path = path(1_000_000 + u64::from(round) * 1000 + u64::from(number));

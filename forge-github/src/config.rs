@@ -78,6 +78,15 @@ pub trait Registrar: Send + Sync + 'static {
     /// # Cancel safety
     /// May be dropped at any moment: a runner that was made by then is listed by its name.
     async fn mint(&self, name: &str) -> Result<Option<Minted>>;
+
+    /// Whether it was this one that registered the runner of this name. None if that cannot be told.
+    ///
+    /// # Errors
+    /// `Unauthorized`, `RateLimited`, `Backend`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn registered(&self, name: &str) -> Result<Option<bool>>;
 }
 
 /// What a forge is made of, beside its client.

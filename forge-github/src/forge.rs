@@ -30,6 +30,9 @@ use crate::{
 mod figures;
 mod register;
 mod reserve;
+mod strays;
+
+use strays::Strays;
 
 pub use figures::{GithubFigures, SourceFigures};
 
@@ -53,6 +56,7 @@ struct Inner {
     groups: Groups,
     breaker: Breaker,
     view: Mutex<View>,
+    strays: Strays,
     /// Held by whoever lists, so that the others wait for that instead of listing too.
     listing: Semaphore,
 }
@@ -89,6 +93,7 @@ impl GithubForge {
             config,
             demand,
             groups: Groups::default(),
+            strays: Strays::default(),
             listing: Semaphore::new(1),
         });
         let mut tasks = Vec::new();
@@ -111,6 +116,7 @@ impl GithubForge {
             loop {
                 tended.demand.tend().await;
                 tended.reap(pace).await;
+                tended.remove_strays(Instant::now()).await;
                 tokio::time::sleep(pace.tend_every).await;
             }
         };

@@ -297,6 +297,31 @@ mod tests {
     }
 
     #[test]
+    fn a_jobs_page_is_where_its_github_shows_it() {
+        let page = |url: &str, job| {
+            let place = Place::new(url).unwrap();
+            (place.job_page(&"acme/widgets".parse().unwrap(), 7, job), place.is_server())
+        };
+        let table = [
+            ("https://github.com/acme", "https://github.com/acme/widgets/actions/runs/7", false),
+            (
+                "https://acme.ghe.com/acme/",
+                "https://acme.ghe.com/acme/widgets/actions/runs/7",
+                false,
+            ),
+            (
+                "https://ghes.corp:8443/enterprises/acme",
+                "https://ghes.corp:8443/acme/widgets/actions/runs/7",
+                true,
+            ),
+        ];
+        for (url, run, is_server) in table {
+            assert_eq!(page(url, None), (run.to_owned(), is_server));
+            assert_eq!(page(url, Some(9)), (format!("{run}/job/9"), is_server));
+        }
+    }
+
+    #[test]
     fn each_github_has_its_api_where_it_has_it() {
         let table = [
             ("https://github.com/servo/servo", "https://api.github.com/", "/repos/servo/servo"),

@@ -1,4 +1,4 @@
-//! How requests reach GitHub.
+//! How requests reach GitHub: its API, and the Actions service beside it.
 
 use std::{error::Error, io, time::Duration};
 
@@ -60,13 +60,6 @@ impl HttpTransport {
             .build()
             .map(Self)
             .map_err(|error| backend("prepare its HTTP client", error))
-    }
-}
-
-impl HttpTransport {
-    /// The client it calls with, which follows no redirects: what scale sets are spoken to with.
-    pub fn http(&self) -> &reqwest::Client {
-        &self.0
     }
 }
 

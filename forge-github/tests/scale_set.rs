@@ -11,10 +11,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use common::{PATIENCE, assert_no_violations, http, rest};
+use common::{PATIENCE, assert_no_violations, rest};
 use fake_github::{Conclusion, FakeGitHub, Fault, FaultRule, JobRequest, JobStatus};
 use forge_github::{
-    DemandSource, Freshness, Health, Place, ScaleSetListener,
+    DemandSource, Freshness, Health, HttpTransport, Place, ScaleSetListener,
     scale_set::{
         ActionsService, ListenerConfig, Progress, ProgressFile, ProgressStore, ScaleSetSpec,
     },
@@ -98,7 +98,8 @@ impl World {
         github.organisation("octo");
         github.repository("octo", "hello");
         let place = Place::new(&format!("{}/octo", github.web_url())).unwrap();
-        let service = ActionsService::new(rest(&github), http(), place, Clock::system());
+        let transport = Arc::new(HttpTransport::new(b"").unwrap());
+        let service = ActionsService::new(rest(&github), transport, place, Clock::system());
         Self { github, service, directory: tempfile::tempdir().unwrap() }
     }
 

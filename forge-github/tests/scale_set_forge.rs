@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use fake_github::{Conclusion, JobRequest};
 use forge_github::{
-    Credentials, ScaleSetListener, SecretFrom, SourceKind,
+    Credentials, HttpTransport, ScaleSetListener, SecretFrom, SourceKind,
     scale_set::{ActionsService, ListenerConfig, ProgressFile, ScaleSetSpec},
 };
 use github::{MARKED, PROFILE, assert_clean, fixture, impatient, open, spec};
@@ -18,10 +18,10 @@ async fn a_scale_sets_job_runs_on_a_runner_that_the_scale_set_registered() {
     let fixture = fixture().await;
     fixture.github.set_must_acquire(false);
     let profile = ProfileName::new(PROFILE).unwrap();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let transport = Arc::new(HttpTransport::new(b"").unwrap());
     let client = fixture.client().clone();
     let place = client.place().clone();
-    let service = ActionsService::new(Arc::new(client), http, place, Clock::system());
+    let service = ActionsService::new(Arc::new(client), transport, place, Clock::system());
     let set = ScaleSetSpec { name: "linux-set".to_owned(), labels: Vec::new(), group: None };
     let directory = tempfile::tempdir().unwrap();
     let progress = Arc::new(ProgressFile::new(directory.path().join("progress.json")));

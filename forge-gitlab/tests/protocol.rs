@@ -40,6 +40,19 @@ async fn gitlab_holds_a_question_until_there_is_a_job() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_in_hand_is_known_with_the_way_to_its_page() {
+    let fixture = Fixture::new().await;
+    let job = fixture.submit(JobSpec::new("build", ["true"]));
+    until("the job comes", async || fixture.forge().queued_jobs().await.unwrap().len() == 1).await;
+    let queued = fixture.forge().queued_jobs().await.unwrap().remove(0);
+    let found = fixture.forge().job(&queued.id).unwrap();
+    assert_eq!((found.title.as_str(), found.project.as_str()), ("build", "acme/infra/app"));
+    let page = fixture.config.url.join(&format!("acme/infra/app/-/jobs/{}", job.0)).unwrap();
+    assert_eq!(found.page, page);
+    assert_eq!(fixture.forge().job(&runner_core::JobId::new("0").unwrap()), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_jobs_are_taken_than_there_are_workers_and_one() {
     let fixture = Fixture::new().await;
     for _ in 0..4 {

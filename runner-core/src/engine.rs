@@ -72,7 +72,7 @@ pub(crate) enum Command {
     Drain(oneshot::Sender<()>),
 }
 
-/// How many commands are done before the next plan.
+/// How many commands are done, and how many ends taken in, before the next plan.
 const AT_ONCE: usize = 64;
 
 /// What an earlier process left.
@@ -249,6 +249,7 @@ impl Engine {
                 }
             };
             if plan {
+                self.take_what_is_ready();
                 self.plan_and_act();
             }
         }
@@ -258,6 +259,19 @@ impl Engine {
         }
         // What could not be written is told by the next process, which misses it.
         let _ = self.hands.ledger.write([]).await;
+    }
+
+    /// Takes in what ended together with what the loop woke for: one plan does for all.
+    fn take_what_is_ready(&mut self) {
+        for _ in 0..AT_ONCE {
+            if let Some((subject, ended)) = self.tasks.try_join_next() {
+                self.end_action(subject, ended);
+            } else if let Some((source, answer)) = self.looks.try_join_next() {
+                self.take_answer(source, answer);
+            } else {
+                break;
+            }
+        }
     }
 
     /// The hints of all traits as one stream.

@@ -205,6 +205,7 @@ impl Entry {
             count: 0,
             workers: BTreeSet::new(),
             used: BTreeSet::new(),
+            used_at: None,
         }
     }
 }

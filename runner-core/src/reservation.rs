@@ -30,6 +30,9 @@ pub struct Reservation {
     /// Those of them that had a job of it.
     #[serde(default)]
     pub used: BTreeSet<WorkerName>,
+    /// When the last of those was first seen with its job.
+    #[serde(default)]
+    pub used_at: Option<Timestamp>,
 }
 
 /// A reservation that ended. A job that asks for it later, such as one that is run again, gets a fresh worker

@@ -4,13 +4,13 @@
 //! A monitor is asked to reserve for a short while, under the name of the entry, which it labels at its forge; what
 //! was promised is confirmed when the entry is taken. So that nothing leaks whoever dies:
 //!
-//! * What is asked of whom is on this host's disk before it is asked ([`loan`]), and the name is the same each time:
+//! * What is asked of whom is on this host's disk before it is asked (`loan`), and the name is the same each time:
 //!   a lost answer is found by asking again, and a killed process's promises by the next process.
 //! * Whatever is not confirmed ends by itself, at the monitor that promised it.
 //! * All or nothing: if one monitor does not promise, or confirm, what the others did is given back, and the entry
 //!   keeps its place.
 //!
-//! [`broker`] asks, renews and gives back; here is what the API asks of it.
+//! `broker` asks, renews and gives back; here is what the API asks of it.
 
 use std::{
     collections::BTreeMap,

@@ -5,7 +5,7 @@
 //! behind that nothing can become.
 
 use runner_core::{
-    Error, Result,
+    Error, ProfileName, Result,
     forge::{Registration, RunnerSpec},
 };
 use tokio::time::Instant;
@@ -68,7 +68,8 @@ impl Inner {
     }
 
     async fn attempt(&self, spec: &RunnerSpec, name: &str, doing: &str) -> Result<Attempt> {
-        match self.registrar(spec) {
+        let registrar = self.registrar(&spec.profile);
+        let attempt = match registrar {
             Some(registrar) => {
                 let call = Call { priority: Priority::Provision, cost: Cost::Mint };
                 let _turn = self.client.turn(call).await.explain(doing, &self.client)?;
@@ -80,15 +81,19 @@ impl Inner {
                 }
             }
             None => self.mint(spec, name, doing).await,
+        };
+        if let Ok(Attempt::Done(minted)) = &attempt {
+            self.strays.made(minted.id, registrar.is_some());
         }
+        attempt
     }
 
-    /// Who registers in place of the usual way, while its profile's jobs come from there.
-    fn registrar(&self, spec: &RunnerSpec) -> Option<&dyn Registrar> {
-        let its = self.config.registrars.iter().find(|its| *its.profile() == spec.profile)?;
-        let active = self.demand.active();
-        match active.get(&spec.profile) {
-            Some(Some(SourceKind::ScaleSet)) | None => Some(&**its),
+    /// Who registers in place of the usual way, unless its profile's jobs come from elsewhere.
+    pub(super) fn registrar(&self, profile: &ProfileName) -> Option<&dyn Registrar> {
+        let its = self.config.registrars.iter().find(|its| its.profile() == profile)?;
+        match self.demand.active().get(profile).copied().flatten() {
+            // While nothing tells what waits, what waited last is what there is to do.
+            Some(SourceKind::ScaleSet) | None => Some(&**its),
             Some(_) => None,
         }
     }

@@ -7,17 +7,20 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{Method, header};
+use http::{HeaderValue, Method, Request, StatusCode, header, request::Builder};
 use jiff::Timestamp;
 use runner_core::{Clock, Secret};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
+use tokio::time::timeout;
 use url::Url;
 
 use super::error::{Refusal, ServiceError};
 use crate::{
+    error::ApiError,
     rest::{Call, Rest},
     scope::Place,
+    transport::Transport,
 };
 
 /// For everything but the queue of messages.
@@ -41,10 +44,10 @@ pub struct ActionsService(Arc<Inner>);
 
 struct Inner {
     rest: Arc<dyn Rest>,
-    http: reqwest::Client,
+    transport: Arc<dyn Transport>,
     place: Place,
     clock: Clock,
-    user_agent: String,
+    user_agent: HeaderValue,
     connection: Mutex<Option<Arc<Connection>>>,
 }
 
@@ -76,8 +79,14 @@ pub(super) enum Token<'a> {
 
 impl ActionsService {
     /// `rest` gets registration tokens, for which it needs the permission that
-    /// [`Scope::permission`](crate::Scope::permission) names. `http` must not follow redirects.
-    pub fn new(rest: Arc<dyn Rest>, http: reqwest::Client, place: Place, clock: Clock) -> Self {
+    /// [`Scope::permission`](crate::Scope::permission) names. `transport` carries all other calls, which are the
+    /// service's and count against none of GitHub's hourly limits but that for registrations.
+    pub fn new(
+        rest: Arc<dyn Rest>,
+        transport: Arc<dyn Transport>,
+        place: Place,
+        clock: Clock,
+    ) -> Self {
         // The service expects an object.
         let version = env!("CARGO_PKG_VERSION");
         let user_agent = json!({
@@ -87,10 +96,10 @@ impl ActionsService {
         });
         Self(Arc::new(Inner {
             rest,
-            http,
+            transport,
             place,
             clock,
-            user_agent: user_agent.to_string(),
+            user_agent: user_agent.to_string().parse().expect("JSON of ASCII, in one line"),
             connection: Mutex::new(None),
         }))
     }
@@ -130,12 +139,12 @@ impl ActionsService {
                 Token::Admin => connection.token.expose(),
                 Token::Queue(token) => token.expose(),
             };
-            let mut request = self.0.http.request(method.clone(), url).bearer_auth(token_text);
-            if let Some(body) = body {
-                request = request.json(body);
-            }
-            let result = self.send(doing, request.timeout(ANSWER_TIME)).await;
-            match result {
+            let request = with_token(request(&method, &url), "Bearer", token_text);
+            let request = match body {
+                Some(body) => with_json(doing, request, body)?,
+                None => bare(doing, request)?,
+            };
+            match self.send(doing, request, ANSWER_TIME).await {
                 Err(error)
                     if error.is_expired_token() && matches!(token, Token::Admin) && !renewed =>
                 {
@@ -148,33 +157,28 @@ impl ActionsService {
         }
     }
 
-    /// Sends what is ready but for what every call has in common.
+    /// Sends what is ready but for what every call has in common, and waits for the answer for so long.
     pub(super) async fn send(
         &self,
         doing: &str,
-        request: reqwest::RequestBuilder,
-    ) -> Result<(http::StatusCode, Bytes), ServiceError> {
-        // Without the address: that of a queue is nobody else's business.
-        let failed = |source: reqwest::Error| ServiceError::NoAnswer {
-            doing: doing.to_owned(),
-            source: source.without_url(),
-        };
-        let request = request.header(header::USER_AGENT, &self.0.user_agent);
-        let response = request.send().await.map_err(failed)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let mut body = response.bytes().await.map_err(failed)?;
+        mut request: Request<Bytes>,
+        patience: Duration,
+    ) -> Result<(StatusCode, Bytes), ServiceError> {
+        let failed = |source| ServiceError::NoAnswer { doing: doing.to_owned(), source };
+        request.headers_mut().insert(header::USER_AGENT, self.0.user_agent.clone());
+        let answer = timeout(patience, self.0.transport.send(request)).await.unwrap_or_else(|_| {
+            let how = format!("no answer within {} s", patience.as_secs());
+            Err(ApiError::Unanswered { how, source: None })
+        });
+        let (parts, mut body) = answer.map_err(failed)?.into_parts();
         if body.starts_with(BYTE_ORDER_MARK) {
             body = body.slice(BYTE_ORDER_MARK.len()..);
         }
-        if !status.is_success() {
-            let refusal = Refusal::new(status, &headers, &body).into();
+        if !parts.status.is_success() {
+            let refusal = Refusal::new(parts.status, &parts.headers, &body).into();
             return Err(ServiceError::Refused { doing: doing.to_owned(), refusal });
         }
-        Ok((status, body))
-    }
-
-    pub(super) fn http(&self) -> &reqwest::Client {
-        &self.0.http
+        Ok((parts.status, body))
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, ServiceError> {
@@ -197,19 +201,10 @@ impl ActionsService {
 
         let doing = format!("reach the Actions service of {place}");
         let url = address(place.api(), "actions/runner-registration", &[]);
-        let mut authorization =
-            header::HeaderValue::try_from(format!("RemoteAuth {token}")).map_err(|error| {
-                ServiceError::Unreadable { doing: doing.clone(), source: error.into() }
-            })?;
-        authorization.set_sensitive(true);
-        let request = self
-            .0
-            .http
-            .post(url)
-            .header(header::AUTHORIZATION, authorization)
-            .json(&json!({ "url": place.url().as_str(), "runner_event": "register" }))
-            .timeout(ANSWER_TIME);
-        let (_, body) = self.send(&doing, request).await?;
+        let request = with_token(request(&Method::POST, &url), "RemoteAuth", &token);
+        let about = json!({ "url": place.url().as_str(), "runner_event": "register" });
+        let request = with_json(&doing, request, &about)?;
+        let (_, body) = self.send(&doing, request, ANSWER_TIME).await?;
         let Registered { url, token } = read(&doing, &body)?;
         let renew_at = match ends_at(&token) {
             Some(end) => end - MARGIN,
@@ -231,9 +226,46 @@ impl ActionsService {
     }
 }
 
+/// A request to begin with.
+pub(super) fn request(method: &Method, url: &Url) -> Builder {
+    Request::builder().method(method).uri(url.as_str())
+}
+
+/// Adds a token, which no log shows.
+pub(super) fn with_token(request: Builder, kind: &str, token: &str) -> Builder {
+    let mut request = request.header(header::AUTHORIZATION, format!("{kind} {token}"));
+    let headers = request.headers_mut();
+    if let Some(value) = headers.and_then(|headers| headers.get_mut(header::AUTHORIZATION)) {
+        value.set_sensitive(true);
+    }
+    request
+}
+
+/// Completes a request that says all in its address.
+pub(super) fn bare(doing: &str, request: Builder) -> Result<Request<Bytes>, ServiceError> {
+    complete(doing, request, Bytes::new())
+}
+
+fn with_json(
+    doing: &str,
+    request: Builder,
+    body: &impl Serialize,
+) -> Result<Request<Bytes>, ServiceError> {
+    let json = serde_json::to_vec(body).map_err(|error| odd(doing, error))?;
+    complete(doing, request.header(header::CONTENT_TYPE, "application/json"), json.into())
+}
+
+fn complete(doing: &str, request: Builder, body: Bytes) -> Result<Request<Bytes>, ServiceError> {
+    request.body(body).map_err(|error| odd(doing, error))
+}
+
+/// What GitHub told us to say cannot be said.
+fn odd(doing: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ServiceError {
+    ServiceError::Unreadable { doing: doing.to_owned(), source: error.into() }
+}
+
 pub(super) fn read<T: DeserializeOwned>(doing: &str, body: &[u8]) -> Result<T, ServiceError> {
-    serde_json::from_slice(body)
-        .map_err(|error| ServiceError::Unreadable { doing: doing.to_owned(), source: error.into() })
+    serde_json::from_slice(body).map_err(|error| odd(doing, error))
 }
 
 /// `base` with `path` added, and what `base` had in its query kept.

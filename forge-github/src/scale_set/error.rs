@@ -6,6 +6,8 @@ use http::{HeaderMap, StatusCode};
 use runner_core::{Error, error::chain};
 use serde::Deserialize;
 
+use crate::error::ApiError;
+
 /// As GitHub asks for where it says no time.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(60);
 
@@ -20,7 +22,7 @@ pub(super) enum ServiceError {
     NoAnswer {
         doing: String,
         #[source]
-        source: reqwest::Error,
+        source: ApiError,
     },
     /// It answered something that is not what it should be.
     #[error("the Actions service's answer cannot be read")]

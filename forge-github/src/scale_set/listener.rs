@@ -198,7 +198,7 @@ impl ScaleSetListener {
         let mut state = self.lock();
         state.scale_set = Some(scale_set);
         let jobs = progress.assigned.clone();
-        state.outstanding = Outstanding::new(jobs, self.config.assigned_timeout);
+        state.outstanding.resume(jobs);
         state.outstanding.count(statistics, self.service.clock().now());
         let in_doubt = state.in_doubt;
         drop(state);
@@ -435,6 +435,10 @@ impl DemandSource for ScaleSetListener {
     fn job_of(&self, runner: &str) -> Option<JobId> {
         let request = self.lock().outstanding.job_of(runner)?;
         Some(outstanding::id(&self.config.profile, &request.to_string()))
+    }
+
+    fn is_over(&self, runner: &str) -> bool {
+        self.lock().outstanding.is_over(runner)
     }
 
     fn job(&self, id: &JobId) -> Option<Known> {

@@ -6,7 +6,10 @@
 //!
 //! No I/O and no clock.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use runner_core::{JobId, ProfileName, forge::QueuedJob};
@@ -51,6 +54,15 @@ pub(super) struct Outstanding {
     /// Since when the statistics count jobs that no message told of.
     unnamed_since: Option<Timestamp>,
     patience: Duration,
+    /// Runners that had their job.
+    over: Over,
+}
+
+/// Names of runners that had their job, the last so many.
+#[derive(Debug, Default)]
+struct Over {
+    names: BTreeSet<String>,
+    order: VecDeque<String>,
 }
 
 impl Outstanding {
@@ -61,7 +73,14 @@ impl Outstanding {
             statistics: Statistics::default(),
             unnamed_since: None,
             patience,
+            over: Over::default(),
         }
+    }
+
+    /// Goes on with `jobs`, as [`new`](Self::new) does. What a runner has had it has had.
+    pub(super) fn resume(&mut self, jobs: Vec<AssignedJob>) {
+        let over = std::mem::take(&mut self.over);
+        *self = Self { over, ..Self::new(jobs, self.patience) };
     }
 
     pub(super) fn jobs(&self) -> Vec<AssignedJob> {
@@ -78,7 +97,10 @@ impl Outstanding {
             match job {
                 JobMessage::Assigned(job) => self.assign(job, None, now),
                 JobMessage::Started(job) => self.assign(job, job.runner_name.clone(), now),
-                JobMessage::Completed(job) => drop(self.jobs.remove(&job.runner_request_id)),
+                JobMessage::Completed(job) => {
+                    self.jobs.remove(&job.runner_request_id);
+                    self.over.extend(job.runner_name.clone());
+                }
                 JobMessage::Available(_) | JobMessage::Unknown => {}
             }
         }
@@ -136,6 +158,11 @@ impl Outstanding {
         waiting.saturating_sub(self.named().count())
     }
 
+    /// Whether a runner had its job, and that is over.
+    pub(super) fn is_over(&self, runner: &str) -> bool {
+        self.over.names.contains(runner)
+    }
+
     /// The job that a runner has, as the service calls it.
     pub(super) fn job_of(&self, runner: &str) -> Option<i64> {
         let has = |job: &&AssignedJob| job.runner.as_deref() == Some(runner);
@@ -180,6 +207,21 @@ impl Outstanding {
         let mut all: Vec<Waiting> = named.chain(unnamed).collect();
         all.sort_by_key(|waiting| waiting.job.queued_at);
         all
+    }
+}
+
+impl Over {
+    fn extend(&mut self, runner: Option<String>) {
+        // A job that no runner had is told with the name of none.
+        let Some(name) = runner.filter(|name| !name.is_empty()) else { return };
+        if self.names.insert(name.clone()) {
+            self.order.push_back(name);
+        }
+        if self.order.len() > MOST_JOBS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.names.remove(&oldest);
+        }
     }
 }
 
@@ -238,6 +280,27 @@ mod tests {
     }
 
     #[test]
+    fn a_job_is_found_by_what_the_pool_calls_it() {
+        let mut outstanding = Outstanding::new(Vec::new(), PATIENCE);
+        let named = WireJob { job_display_name: Some("build".to_owned()), ..job(12) };
+        outstanding.apply(&message(1, &[JobMessage::Started(named)], 1, 1), START);
+        let profile = ProfileName::new("linux").unwrap();
+        let found = |id: &str| outstanding.job(&profile, &JobId::new(id).unwrap());
+        let known = Known {
+            number: None,
+            repository: Some("octo/hello".parse().unwrap()),
+            run: Some(3),
+            title: "build".to_owned(),
+        };
+        assert_eq!(found("scale-set-linux-12"), Some(known));
+        for other in
+            ["scale-set-linux-13", "scale-set-android-12", "12", "scale-set-linux-unnamed-12"]
+        {
+            assert_eq!(found(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn a_message_that_comes_twice_counts_once() {
         let mut outstanding = Outstanding::new(Vec::new(), PATIENCE);
         let assigned = message(1, &[JobMessage::Assigned(job(1))], 1, 0);
@@ -257,6 +320,19 @@ mod tests {
             outstanding.apply(&message(round, &[JobMessage::Completed(job(1))], 0, 0), START);
             assert_eq!(ids(&mut outstanding, START), [""; 0]);
         }
+    }
+
+    #[test]
+    fn a_runner_is_over_with_its_job_also_in_the_next_session() {
+        let mut outstanding = Outstanding::new(Vec::new(), PATIENCE);
+        let nobody = WireJob { runner_name: Some(String::new()), ..job(2) };
+        outstanding.apply(&message(1, &[JobMessage::Started(job(1))], 1, 1), START);
+        assert!(!outstanding.is_over("linux-1"));
+        let completed = [JobMessage::Completed(job(1)), JobMessage::Completed(nobody)];
+        outstanding.apply(&message(2, &completed, 0, 0), START);
+        outstanding.resume(Vec::new());
+        assert!(outstanding.is_over("linux-1"));
+        assert!(!outstanding.is_over(""));
     }
 
     #[test]

@@ -22,4 +22,10 @@ impl Registrar for ScaleSetListener {
         let id = u64::try_from(runner.id).map_err(|error| backend(doing(), error))?;
         Ok(Some(Minted { id, runner: None, jit_config }))
     }
+
+    async fn registered(&self, name: &str) -> Result<Option<bool>> {
+        let Some(set) = self.scale_set() else { return Ok(None) };
+        let found = self.service.runner(name).await?;
+        Ok(found.map(|runner| runner.runner_scale_set_id == Some(set)))
+    }
 }

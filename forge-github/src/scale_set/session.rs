@@ -8,7 +8,7 @@ use serde_json::json;
 use url::Url;
 
 use super::{
-    connection::{ANSWER_TIME, ActionsService, Token, VERSION, read},
+    connection::{ANSWER_TIME, ActionsService, Token, VERSION, bare, read, request, with_token},
     error::ServiceError,
     wire::{List, Message, Statistics, WireSession},
 };
@@ -81,15 +81,10 @@ impl Session {
         if last > 0 {
             url.query_pairs_mut().append_pair("lastMessageId", &last.to_string());
         }
-        let request = self
-            .service
-            .http()
-            .get(url)
-            .bearer_auth(self.token.expose())
+        let request = with_token(request(&Method::GET, &url), "Bearer", self.token.expose())
             .header(header::ACCEPT, format!("application/json; api-version={VERSION}"))
-            .header(CAPACITY, capacity)
-            .timeout(patience);
-        let (status, body) = self.service.send(&doing, request).await?;
+            .header(CAPACITY, capacity);
+        let (status, body) = self.service.send(&doing, bare(&doing, request)?, patience).await?;
         if status == StatusCode::ACCEPTED {
             return Ok(None);
         }
@@ -104,9 +99,8 @@ impl Session {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push(&message.to_string());
         }
-        let request =
-            self.service.http().delete(url).bearer_auth(self.token.expose()).timeout(ANSWER_TIME);
-        match self.service.send(&doing, request).await {
+        let request = with_token(request(&Method::DELETE, &url), "Bearer", self.token.expose());
+        match self.service.send(&doing, bare(&doing, request)?, ANSWER_TIME).await {
             Err(error) if !error.is_missing() => Err(error),
             _ => Ok(()),
         }

@@ -151,11 +151,14 @@ pub(super) struct WireJob {
 
 /// A runner, as the service refers to it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RunnerReference {
     /// Its number, the same as in the REST interface.
     pub id: i64,
     /// Its name.
     pub name: String,
+    /// The scale set that registered it, if one did.
+    pub runner_scale_set_id: Option<i64>,
 }
 
 /// What a runner starts with. It is a secret.

@@ -9,8 +9,9 @@ use std::{
 
 use fake_github::{FakeGitHub, Level, Scope};
 use forge_github::{
-    Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Place, SecretFrom,
-    SourceKind, Webhook,
+    Client, ClientConfig, Credentials, GithubConfig, GithubForge, GithubProfile, Place,
+    ScaleSetListener, SecretFrom, Webhook,
+    scale_set::{ActionsService, ListenerConfig, ScaleSetSpec},
     webhook::{
         WebhookConfig,
         recovery::{Hook, Recovery},
@@ -24,9 +25,15 @@ use runner_core::{
     image::{Recipe, RecipeKind},
 };
 use tempfile::TempDir;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{OWNER, PROFILE, host::Host, memory::InMemory};
+use super::{
+    OWNER, PROFILE,
+    host::Host,
+    memory::InMemory,
+    notebook::Notebook,
+    storm::{Demand, Luck},
+};
 
 const WEBHOOK_SECRET: &str = "of-this-hook";
 
@@ -39,8 +46,11 @@ pub struct Outside {
     pub host: Host,
     pub clock: Clock,
     pub store: Store,
+    pub notebook: Notebook,
+    pub wire: Arc<InMemory>,
+    pub demand: Demand,
     /// How many runners are kept ready.
-    pub min_idle: u32,
+    min_idle: u32,
     images: FakeWorld,
     app: String,
     key: PathBuf,
@@ -56,7 +66,8 @@ pub struct Life {
     pub pool: Pool,
     pub forge: Arc<GithubForge>,
     ear: Ear,
-    _recovering: AbortOnDropHandle<()>,
+    /// What goes on beside the pool.
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Drop for Life {
@@ -66,7 +77,13 @@ impl Drop for Life {
 }
 
 impl Outside {
-    pub fn new(github: Arc<FakeGitHub>, host: Host, clock: Clock, min_idle: u32) -> Self {
+    pub fn new(
+        github: Arc<FakeGitHub>,
+        luck: Luck,
+        clock: Clock,
+        demand: Demand,
+        min_idle: u32,
+    ) -> Self {
         let organisation = github.organisation("acme");
         github.repository("acme", "widgets");
         let may = [
@@ -81,11 +98,15 @@ impl Outside {
         std::fs::write(&key, &app.private_key).unwrap();
         let ear = Ear::default();
         let hook = listen(&github, &organisation, ear.clone());
+        let notebook = Notebook::new(luck.clone());
         Self {
+            host: Host::new(github.clone(), luck, clock),
+            wire: Arc::new(InMemory::new(github.clone(), notebook.clone())),
             github,
-            host,
             clock,
             store: Store::in_memory().unwrap(),
+            notebook,
+            demand,
             min_idle,
             images: FakeWorld::new(clock),
             app: app.client_id,
@@ -101,28 +122,40 @@ impl Outside {
         let place = Place::new(&format!("{}/acme", self.github.web_url())).unwrap();
         let key = SecretFrom::File(self.key.clone());
         let credentials = Credentials::App { id: self.app.clone(), key, installation: None };
-        let transport = Arc::new(InMemory(self.github.clone()));
-        let client = Client::new(ClientConfig::new(place, credentials), transport, clock).unwrap();
-
-        let config = WebhookConfig::new([Secret::new(WEBHOOK_SECRET.to_owned())]);
-        let webhook = Arc::new(Webhook::new(&config, clock).unwrap());
-        *self.ear.lock().unwrap() = Some(webhook.clone());
-        let recovering = recover(client.clone(), webhook.clone(), self.hook, clock);
+        let client = ClientConfig::new(place.clone(), credentials);
+        let client = Client::new(client, self.wire.clone(), clock).unwrap();
 
         let name = ProfileName::new(PROFILE).unwrap();
+        let max = self.min_idle + 50;
         let mut config = GithubConfig::new(OwnerId::new(OWNER).unwrap());
         config.repositories = vec!["acme/widgets".parse().unwrap()];
-        let sources = vec![SourceKind::Webhook, SourceKind::Poll];
+        let sources = self.demand.sources();
         let profile = GithubProfile { sources, ..GithubProfile::new(BTreeSet::new()) };
         config.profiles.insert(name.clone(), profile);
-        config.sources.push(webhook);
+        let mut tasks = Vec::new();
+        if self.demand.has_scale_set() {
+            let service =
+                ActionsService::new(Arc::new(client.clone()), self.wire.clone(), place, clock);
+            let listener = self.listener(service, &name);
+            listener.set_capacity(max);
+            config.sources.push(listener.clone());
+            config.registrars.push(listener.clone());
+            tasks.push(tokio::spawn(async move { listener.run(&CancellationToken::new()).await }));
+        }
+        if self.demand.has_deliveries() {
+            let webhook = WebhookConfig::new([Secret::new(WEBHOOK_SECRET.to_owned())]);
+            let webhook = Arc::new(Webhook::new(&webhook, clock).unwrap());
+            *self.ear.lock().unwrap() = Some(webhook.clone());
+            tasks.push(tokio::spawn(recover(client.clone(), webhook.clone(), self.hook, clock)));
+            config.sources.push(webhook);
+        }
         let forge = Arc::new(GithubForge::start(client, config).unwrap());
 
         let forge_name = ForgeName::new("github").unwrap();
         let recipe = Recipe { profile: name, kind: RecipeKind::Micro {} };
         let resources = Resources { vcpus: 1, memory_mib: 256, ..Resources::default() };
         let mut profile = Profile::new(forge_name.clone(), recipe, resources);
-        (profile.min_idle, profile.max) = (self.min_idle, self.min_idle + 50);
+        (profile.min_idle, profile.max) = (self.min_idle, max);
         let pool = Pool::start(PoolParts {
             hypervisor: Arc::new(self.host.clone()),
             forges: BTreeMap::from([(forge_name, forge.clone() as Arc<dyn Forge>)]),
@@ -135,8 +168,15 @@ impl Outside {
             clock,
         });
         let pool = pool.await.unwrap();
-        let _recovering = AbortOnDropHandle::new(tokio::spawn(recovering));
-        Life { pool, forge, ear: self.ear.clone(), _recovering }
+        let _tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
+        Life { pool, forge, ear: self.ear.clone(), _tasks }
+    }
+
+    /// Jobs name the scale set as they name the profile elsewhere.
+    fn listener(&self, service: ActionsService, profile: &ProfileName) -> Arc<ScaleSetListener> {
+        let set = ScaleSetSpec { name: PROFILE.to_owned(), labels: Vec::new(), group: None };
+        let config = ListenerConfig::new(set, profile.clone(), "simulation");
+        Arc::new(ScaleSetListener::new(config, service, Arc::new(self.notebook.clone())))
     }
 }
 

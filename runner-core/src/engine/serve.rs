@@ -8,7 +8,8 @@ use crate::{
     store::Row,
 };
 
-/// How long a reservation holds at least that a job brought back.
+/// How long a reservation holds that a job brought back: until the job has its worker. Should it still wait then,
+/// it asks again.
 const AGAIN_FOR: SignedDuration = SignedDuration::from_mins(5);
 
 impl Engine {
@@ -55,7 +56,11 @@ impl Engine {
             let news = match self.queue.reservations.get_mut(&id) {
                 Some(held) => match fate {
                     Fate::Ready | Fate::Spent => false,
-                    Fate::Used => held.used.insert(worker.clone()),
+                    Fate::Used => {
+                        let first = held.used.insert(worker.clone());
+                        held.used_at = if first { Some(now) } else { held.used_at };
+                        first
+                    }
                     Fate::Lost | Fate::Taken => held.workers.remove(&worker),
                 },
                 None => {
@@ -95,6 +100,7 @@ impl Engine {
         Claims {
             observed,
             phases: &self.workers,
+            jobs: &self.jobs,
             profiles: &self.desired.profiles,
             paused: &self.desired.paused,
             held: &self.held,
@@ -158,9 +164,8 @@ impl Engine {
             self.hands.ledger.post([Row::Ended(id.clone(), None)]);
             let text = format!("a waiting job asks for it again, after {}", ended.why);
             self.say(Subject::Reservation(id.clone()), What::Note { text });
-            let Reservation { id, profile, owner, purpose, since, until, .. } = ended.reservation;
-            let length = until.duration_since(since).max(AGAIN_FOR);
-            let until = now.saturating_add(length).unwrap_or(Timestamp::MAX);
+            let Reservation { id, profile, owner, purpose, .. } = ended.reservation;
+            let until = now.saturating_add(AGAIN_FOR).unwrap_or(Timestamp::MAX);
             let workers = workers.into_iter().collect();
             (Promise { id, profile, owner, purpose, workers }, until)
         } else {
@@ -172,9 +177,20 @@ impl Engine {
 
     pub(super) fn promise(&mut self, of: Promise, until: Timestamp, now: Timestamp) -> Reservation {
         let Promise { id, profile, owner, purpose, workers } = of;
-        let (count, used) = (workers.len() as u32, BTreeSet::new());
-        let held =
-            Reservation { id, profile, owner, purpose, since: now, until, count, workers, used };
+        let (count, since) = (workers.len() as u32, now);
+        let (used, used_at) = (BTreeSet::new(), None);
+        let held = Reservation {
+            id,
+            profile,
+            owner,
+            purpose,
+            since,
+            until,
+            count,
+            workers,
+            used,
+            used_at,
+        };
         self.queue.reservations.insert(held.id.clone(), held.clone());
         let what = What::Reserved {
             owner: held.owner.clone(),

@@ -17,6 +17,9 @@ use crate::{
 /// How long after a worker began a job the list of waiting jobs may still have that job.
 const LIST_LAG: SignedDuration = SignedDuration::from_secs(10);
 
+/// How long the word that a worker took a job may be lost, until its forge has looked for itself what waits.
+const WORD_LAG: SignedDuration = SignedDuration::from_secs(330);
+
 /// What became of a worker that is promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -92,6 +95,8 @@ pub(crate) struct Claims<'a> {
     pub observed: &'a Observed,
     /// The phase of each worker, and since when.
     pub phases: &'a BTreeMap<WorkerName, (Phase, Timestamp)>,
+    /// The last job of each worker of which one was told.
+    pub jobs: &'a BTreeMap<WorkerName, JobId>,
     pub profiles: &'a [Profile],
     pub paused: &'a BTreeMap<ProfileName, String>,
     /// What the last plan held back.
@@ -115,10 +120,11 @@ impl Claims<'_> {
 
     /// Everyone who waits: entries, and reservations that lack workers.
     pub fn all(&self) -> Vec<Claim> {
-        let jobs = self.jobs();
+        let jobs = self.waiting_jobs();
         let waiting = |id: &ReservationId| jobs.get(id).map_or(&[][..], Vec::as_slice);
         let whole = self.reservations.values().filter_map(|held| {
-            let missing = self.missing(held, waiting(&held.id).len() as u32);
+            let jobs = waiting(&held.id);
+            let missing = self.missing(held, jobs.len() as u32 - self.taken(held, jobs));
             (missing > 0).then(|| self.claim(held, held.since, missing, true))
         });
         let again = jobs.iter().filter_map(|(id, jobs)| {
@@ -126,9 +132,11 @@ impl Claims<'_> {
             // A list may still have the very job that its last worker had.
             let lags = self.now.duration_since(ended.at) < LIST_LAG;
             let jobs = jobs.iter().copied().filter(|queued_at| !lags || *queued_at > ended.at);
-            let since = jobs.clone().min()?;
-            let count = (jobs.count() as u32).min(ended.reservation.count.max(1));
-            Some(self.claim(&ended.reservation, since, count, false))
+            let jobs: Vec<Timestamp> = jobs.collect();
+            let since = jobs.iter().copied().min()?;
+            let open = jobs.len() as u32 - self.taken(&ended.reservation, &jobs);
+            let count = open.min(ended.reservation.count.max(1));
+            (count > 0).then(|| self.claim(&ended.reservation, since, count, false))
         });
         let entries = self.entries.values().filter_map(|waiting| {
             let entry = &waiting.entry;
@@ -171,7 +179,7 @@ impl Claims<'_> {
     }
 
     /// The jobs that wait for each reservation, and since when. A list may have jobs that began meanwhile.
-    fn jobs(&self) -> BTreeMap<ReservationId, Vec<Timestamp>> {
+    fn waiting_jobs(&self) -> BTreeMap<ReservationId, Vec<Timestamp>> {
         let running: BTreeSet<&JobId> =
             self.observed.workers.values().filter_map(|worker| worker.job()).collect();
         let mut jobs: BTreeMap<ReservationId, Vec<Timestamp>> = BTreeMap::new();
@@ -187,6 +195,16 @@ impl Claims<'_> {
             }
         }
         jobs
+    }
+
+    /// How many of the jobs that are said to wait, since these times, must be those that workers of the reservation
+    /// have. A worker that has a job, and nobody tells which, has one that was queued before: the word that it took
+    /// it was lost or is late. Else it would get a second worker, for nothing.
+    fn taken(&self, of: &Reservation, jobs: &[Timestamp]) -> u32 {
+        let recent = |at: &Timestamp| self.now.duration_since(*at) < WORD_LAG;
+        let Some(used_at) = of.used_at.filter(recent) else { return 0 };
+        let unnamed = of.used.iter().filter(|worker| !self.jobs.contains_key(*worker)).count();
+        jobs.iter().filter(|queued_at| **queued_at <= used_at).count().min(unnamed) as u32
     }
 
     fn profile_of(&self, id: &ReservationId) -> Option<&ProfileName> {
@@ -224,5 +242,98 @@ impl Claims<'_> {
                 WhyNot::NoImage | WhyNot::BackingOff { .. } | WhyNot::NoRoom { ever: false, .. }
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        forge::QueuedJob,
+        image::{Recipe, RecipeKind},
+        name::ForgeName,
+        plan::ForgeView,
+        resources::Resources,
+    };
+
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    fn ago(seconds: i64) -> Timestamp {
+        NOW - SignedDuration::from_secs(seconds)
+    }
+
+    fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+        text.parse().unwrap()
+    }
+
+    /// Of one worker, which was first seen with its job so long ago.
+    fn used(seconds: i64) -> Reservation {
+        let worker: WorkerName = name("a-1");
+        Reservation {
+            id: name("r1"),
+            profile: name("a"),
+            owner: "mona".to_owned(),
+            purpose: "a test".to_owned(),
+            since: ago(3600),
+            until: NOW + SignedDuration::from_hours(1),
+            count: 1,
+            workers: [worker.clone()].into(),
+            used: [worker].into(),
+            used_at: Some(ago(seconds)),
+        }
+    }
+
+    /// How many workers the reservation still gets, for jobs that were queued so long ago: while it holds, and when
+    /// it has just ended.
+    fn still_gets(of: &Reservation, queued: &[i64], told: Option<&str>) -> [u32; 2] {
+        let queued_job = |seconds: &i64| QueuedJob {
+            id: name(&format!("job-{seconds}")),
+            profile: None,
+            labels: BTreeSet::new(),
+            reserved_for: Some(of.id.clone()),
+            queued_at: ago(*seconds),
+        };
+        let hub: ForgeName = name("hub");
+        let queued = queued.iter().map(queued_job).collect();
+        let view = ForgeView { queued, ..ForgeView::default() };
+        let observed = Observed { forges: [(hub.clone(), view)].into(), ..Observed::default() };
+        let recipe = Recipe { profile: name("a"), kind: RecipeKind::Micro {} };
+        let began = (Phase::Busy, of.used_at.unwrap_or(NOW));
+        let ended =
+            Ended { reservation: of.clone(), at: ago(11), why: "it was released".to_owned() };
+        let claims = Claims {
+            observed: &observed,
+            phases: &of.workers.iter().map(|worker| (worker.clone(), began.clone())).collect(),
+            jobs: &told.map(|job| (name("a-1"), name(job))).into_iter().collect(),
+            profiles: &[Profile::new(hub, recipe, Resources::default())],
+            paused: &BTreeMap::new(),
+            held: &[],
+            draining: false,
+            reservations: &[(of.id.clone(), of.clone())].into(),
+            entries: &BTreeMap::new(),
+            ended: &BTreeMap::new(),
+            turns: &BTreeMap::new(),
+            now: NOW,
+        };
+        let sum = |claims: &Claims<'_>| claims.all().iter().map(|claim| claim.missing).sum();
+        let held = sum(&claims);
+        let (none, ended) = (BTreeMap::new(), [(of.id.clone(), ended)].into());
+        [held, sum(&Claims { reservations: &none, ended: &ended, ..claims })]
+    }
+
+    #[test]
+    fn a_job_whose_beginning_nobody_told_gets_no_second_worker() {
+        assert_eq!(still_gets(&used(60), &[90], None), [0, 0]);
+        // Its forge has looked for itself by now, and lists it still.
+        assert_eq!(still_gets(&used(400), &[430], None), [1, 1]);
+    }
+
+    #[test]
+    fn a_job_that_no_worker_can_have_gets_one() {
+        assert_eq!(still_gets(&used(60), &[30], None), [1, 1], "it was queued later");
+        assert_eq!(still_gets(&used(60), &[90, 80], None), [1, 1], "one of the two waits");
+        assert_eq!(still_gets(&used(60), &[90], Some("job-7")), [1, 1], "the worker has another");
+        let unused = Reservation { used: BTreeSet::new(), used_at: None, ..used(60) };
+        assert_eq!(still_gets(&unused, &[90], None)[1], 1, "nobody had a job of it");
     }
 }

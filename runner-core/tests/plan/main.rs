@@ -122,9 +122,6 @@ fn only_a_worker_that_was_never_of_use_slows_its_profile_down() {
     assert!(!fails(&worker("a-1", &[&stopped])));
     assert!(!fails(&worker("a-1", &[&no_runner])));
     assert!(!fails(&worker("a-1", &[&no_record, &no_machine])));
-    let lapses = Why::Lapses { after: Duration::from_secs(24 * 3600) };
-    assert!(lapses.is_start_failure(&worker("a-1", &[&never_online])));
-    assert!(!lapses.is_start_failure(&worker("a-1", &[&offline])));
     assert!(!Why::Draining.is_start_failure(&idle("a-1")));
     let lapses = Why::Lapses { after: Duration::from_secs(24 * 3600) };
     assert!(lapses.is_start_failure(&worker("a-1", &[&never_online])));

@@ -130,6 +130,7 @@ fn world_of(capacity: u64, kinds: &[Kind]) -> World {
                     until: now() + SignedDuration::from_secs(60),
                     count: 1,
                     used: BTreeSet::new(),
+                    used_at: None,
                     workers: BTreeSet::new(),
                 };
                 let promise = w.observed.reservations.entry(name("promise")).or_insert(promise);

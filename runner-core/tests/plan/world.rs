@@ -209,11 +209,6 @@ pub(crate) fn serves_linux(profile: &mut Profile) {
     profile.labels.insert(name("linux"));
 }
 
-pub(crate) fn patient(profile: &mut Profile) {
-    let days = Duration::from_secs(2 * 24 * 3600);
-    profile.timeouts = Timeouts { start: days, offline: days };
-}
-
 /// What is and what should be.
 #[derive(Clone)]
 pub(crate) struct World {
@@ -300,6 +295,7 @@ impl World {
             count: workers.len() as u32,
             workers: workers.iter().map(|worker| name(worker)).collect(),
             used: BTreeSet::new(),
+            used_at: None,
         };
         self.observed.reservations.insert(reservation.id.clone(), reservation);
         self
@@ -340,13 +336,6 @@ impl World {
             let hub = w.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub");
             hub.queued.iter_mut().for_each(|job| job.reserved_for = Some(name("promise")));
         })
-    }
-
-    /// The hub removes what was offline for a day.
-    pub(crate) fn forgetful(mut self) -> Self {
-        let hub = self.observed.forges.get_mut(&name::<ForgeName>("hub")).expect("the hub");
-        hub.forgets_after = Some(Duration::from_secs(24 * 3600));
-        self
     }
 
     pub(crate) fn refused(mut self, worker: &str, failures: u32, seconds: i64) -> Self {

@@ -111,9 +111,9 @@ pub(super) async fn remote(
         })?,
         None => Vec::new(),
     };
-    let transport = HttpTransport::new(&authorities)?;
-    let (http, clock) = (transport.http().clone(), Clock::system());
-    let client = Client::new(client(section, place.clone()), Arc::new(transport), clock)?;
+    let transport = Arc::new(HttpTransport::new(&authorities)?);
+    let clock = Clock::system();
+    let client = Client::new(client(section, place.clone()), transport.clone(), clock)?;
     let mut github = github(section, profiles, owner)?;
 
     let mut webhook = None;
@@ -133,8 +133,8 @@ pub(super) async fn remote(
         if !says.sources.contains(&GithubSource::ScaleSet) {
             continue;
         }
-        let service =
-            ActionsService::new(Arc::new(client.clone()), http.clone(), place.clone(), clock);
+        let rest = Arc::new(client.clone());
+        let service = ActionsService::new(rest, transport.clone(), place.clone(), clock);
         let group = match &says.group {
             Some(GithubGroup::Name(name)) => Some(name.clone()),
             Some(GithubGroup::Id(_)) | None => None,
@@ -157,7 +157,8 @@ pub(super) async fn remote(
     let prover = match proof {
         Some(proof) => {
             let used = Arc::new(NonceDirectory::new(directory.join("used-proofs")));
-            Some(Prover::new(prover(proof)?, Arc::new(client.clone()), http.clone(), used, clock))
+            let (rest, http) = (Arc::new(client.clone()), transport.http().clone());
+            Some(Prover::new(prover(proof)?, rest, http, used, clock))
         }
         None => None,
     };

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::task::JoinMap;
 
-use super::{Loan, Part, Peer, Peers, SLACK, Seen, Stage, Unheard};
+use super::{Loan, Part, Peer, Peers, Seen, Stage, Unheard};
 
 /// How often the queue and the loans are looked at.
 const EVERY: Duration = Duration::from_millis(500);
@@ -204,7 +204,7 @@ enum Promised {
 
 /// Has others promise for a while from now on. Those that did not are out of the loan.
 async fn renew(peers: &Peers, loan: &mut Loan) -> Promised {
-    let until = peers.after(peers.0.hold);
+    let (began, until) = (peers.0.clock.now(), peers.after(peers.0.hold));
     let mut promised = Promised::All;
     for (name, answer) in peers.ask_all(loan, peers.0.hold).await {
         let Some(part) = loan.parts.get_mut(&name) else { continue };
@@ -224,17 +224,17 @@ async fn renew(peers: &Peers, loan: &mut Loan) -> Promised {
             }
         }
     }
+    if promised == Promised::All {
+        loan.renewed = began;
+    }
     promised
 }
 
 /// Sees to a loan. Returns whether that is settled.
 async fn tend(peers: Peers, mut loan: OwnedMutexGuard<Loan>, status: Arc<Status>) -> bool {
     let now = peers.0.clock.now();
-    let left = |loan: &Loan| {
-        let ends = loan.parts.values().map(|part| part.until).min();
-        ends.map_or(SignedDuration::ZERO, |end| end.duration_since(now) - SLACK)
-    };
     let hold = SignedDuration::try_from(peers.0.hold).unwrap_or(SignedDuration::MAX);
+    let age = now.duration_since(loan.renewed);
     match loan.stage {
         // Of a process that was killed: some may have promised.
         Stage::Asking => peers.give_back(&mut loan).await,
@@ -244,10 +244,14 @@ async fn tend(peers: Peers, mut loan: OwnedMutexGuard<Loan>, status: Arc<Status>
             let lacks = place.is_some_and(|place| place.stand == Stand::Waiting);
             if place.is_none() || (lacks && is_late) {
                 peers.give_back(&mut loan).await;
-            } else if left(&loan) < hold * 3 / 4 {
+            } else if age > hold / 4 {
                 // What could not be renewed for long is given up before it ends by itself.
-                let is_urgent = left(&loan) < hold / 3;
-                renew_held(&peers, &mut loan, is_urgent).await;
+                let is_urgent = age > hold / 3 * 2;
+                match renew(&peers, &mut loan).await {
+                    Promised::All => drop(peers.write(&loan).await),
+                    Promised::Doubtful if !is_urgent => (),
+                    Promised::Doubtful | Promised::NotAll => peers.give_back(&mut loan).await,
+                }
             }
         }
         Stage::Taken if loan.until() < now => {
@@ -265,22 +269,6 @@ async fn tend(peers: Peers, mut loan: OwnedMutexGuard<Loan>, status: Arc<Status>
         peers.loans().remove(&loan.id);
     }
     true
-}
-
-/// Renews what is held, and gives it back if that is out of the question.
-async fn renew_held(peers: &Peers, loan: &mut Loan, is_urgent: bool) {
-    let ends: BTreeMap<String, _> =
-        loan.parts.iter().map(|(name, part)| (name.clone(), part.until)).collect();
-    match renew(peers, loan).await {
-        Promised::All => drop(peers.write(loan).await),
-        Promised::Doubtful if !is_urgent => {
-            // What nobody confirmed ends when it would have: it is asked for again soon.
-            for (name, part) in &mut loan.parts {
-                part.until = ends.get(name).copied().unwrap_or(part.until);
-            }
-        }
-        Promised::Doubtful | Promised::NotAll => peers.give_back(loan).await,
-    }
 }
 
 /// Tells those who promised what is not needed, until they have heard it or it has ended by itself.

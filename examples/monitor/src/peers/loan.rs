@@ -32,6 +32,8 @@ pub struct Loan {
     pub leaving: BTreeMap<String, Part>,
     /// Since when it is in its stage.
     pub since: Timestamp,
+    /// When all of them last promised it, all at once.
+    pub renewed: Timestamp,
     pub stage: Stage,
 }
 
@@ -71,6 +73,7 @@ impl Loan {
             parts: BTreeMap::new(),
             leaving: BTreeMap::new(),
             since: now,
+            renewed: now,
             stage: Stage::Over,
         }
     }
@@ -193,6 +196,7 @@ mod tests {
             parts: [("ci1".to_owned(), part)].into(),
             leaving: BTreeMap::new(),
             since: Timestamp::UNIX_EPOCH,
+            renewed: Timestamp::UNIX_EPOCH,
             stage: Stage::Asking,
         };
         loans.put(&loan).await.unwrap();
