@@ -304,7 +304,11 @@ mod tests {
         };
         let table = [
             ("https://github.com/acme", "https://github.com/acme/widgets/actions/runs/7", false),
-            ("https://acme.ghe.com/acme/", "https://acme.ghe.com/acme/widgets/actions/runs/7", false),
+            (
+                "https://acme.ghe.com/acme/",
+                "https://acme.ghe.com/acme/widgets/actions/runs/7",
+                false,
+            ),
             (
                 "https://ghes.corp:8443/enterprises/acme",
                 "https://ghes.corp:8443/acme/widgets/actions/runs/7",

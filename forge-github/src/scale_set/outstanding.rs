@@ -251,7 +251,9 @@ mod tests {
             title: "build".to_owned(),
         };
         assert_eq!(found("scale-set-linux-12"), Some(known));
-        for other in ["scale-set-linux-13", "scale-set-android-12", "12", "scale-set-linux-unnamed-12"] {
+        for other in
+            ["scale-set-linux-13", "scale-set-android-12", "12", "scale-set-linux-unnamed-12"]
+        {
             assert_eq!(found(other), None, "{other}");
         }
     }
