@@ -61,6 +61,11 @@ impl HttpTransport {
             .map(Self)
             .map_err(|error| backend("prepare its HTTP client", error))
     }
+
+    /// The client it calls with, which follows no redirects: what proofs are fetched with.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.0
+    }
 }
 
 #[async_trait]

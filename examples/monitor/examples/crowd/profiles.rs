@@ -15,7 +15,9 @@ pub struct Kind {
 }
 
 /// Name, forge, share of all workers, load, longest job.
-const KINDS: [(&str, &str, u32, (u32, u32), u32); 6] = [
+type Row = (&'static str, &'static str, u32, (u32, u32), u32);
+
+const KINDS: [Row; 6] = [
     ("linux", LOCAL, 32, (30, 75), 40),
     ("linux-xl", LOCAL, 18, (50, 130), 90),
     ("android", LOCAL, 16, (20, 60), 50),

@@ -66,8 +66,8 @@ async function visit(browser, url, { width = 1280, height = 900, scheme = "light
   const page = await browser.newPage({ viewport: { width, height }, colorScheme: scheme, reducedMotion: motion });
   page.setDefaultTimeout(PATIENCE);
   const complaints = [];
-  // A worker that ends between the look at it and the question for its picture is no fault of the page.
-  const raced = (address) => /\/workers\/[^/]+\/(screenshot|explain|console)/.test(address);
+  // A worker or an override that ends between the look at it and the question for more is no fault of the page.
+  const raced = (address) => /\/workers\/[^/]+\/(screenshot|explain|console)|\/api\/v2\/override$/.test(address);
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type()) && !raced(message.location().url ?? "")) {
       complaints.push(`${message.type()}: ${message.text()}`);

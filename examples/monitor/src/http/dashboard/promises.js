@@ -22,7 +22,8 @@ export function refreshSoon(status) {
 async function refresh() {
   const list = async (path) => (has("GET", path) ? ask(path) : []);
   const [held, queue, policy] = await Promise.all([list("/reservations"), list("/queue"),
-    overridden && has("GET", "/override") ? ask("/override") : null]);
+    // It may have ended just now.
+    overridden && has("GET", "/override") ? ask("/override").catch(() => null) : null]);
   const items = [
     ...(policy ? [["override", "override", overriding(policy), `by ${policy.by}, until ${clock(policy.until)}`]] : []),
     ...held.map((it) => [`held ${it.id}`, "held", `${it.workers.length} of ${it.profile} for ${it.owner}`,

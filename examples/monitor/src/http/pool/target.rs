@@ -35,7 +35,7 @@ pub fn excess(profile: &ProfileStatus) -> u32 {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use runner_core::wish::Adjustment;
+    use runner_core::{ProfileName, wish::Adjustment};
 
     use super::*;
 
@@ -57,9 +57,8 @@ mod tests {
         assert_eq!(told(&ProfileStatus { max: 6, ..profile.clone() }), (6, 7, 0, 1));
         assert_eq!(told(&ProfileStatus { min_idle: 0, ..profile.clone() }), (4, 7, 0, 3));
         assert_eq!(told(&ProfileStatus { offered: false, ..profile.clone() }), (0, 7, 0, 7));
-        let name = runner_core::ProfileName::new("linux").unwrap();
         let paused = Adjustment {
-            profile: name,
+            profile: ProfileName::new("linux").unwrap(),
             min_idle: None,
             max: None,
             paused: true,
