@@ -78,7 +78,12 @@ struct State {
     outstanding: Outstanding,
     /// The last session answered nothing after it was opened, so opening one proves nothing.
     in_doubt: bool,
+    /// The message whose offer was refused last, and how often.
+    refused: (i64, u32),
 }
+
+/// After how many refusals in a row an offer is given up.
+const REFUSALS: u32 = 5;
 
 /// Why a session ended.
 enum End {
@@ -106,7 +111,13 @@ impl ScaleSetListener {
             service,
             store,
             capacity: AtomicU32::new(0),
-            state: Mutex::new(State { health, scale_set: None, outstanding, in_doubt: false }),
+            state: Mutex::new(State {
+                health,
+                scale_set: None,
+                outstanding,
+                in_doubt: false,
+                refused: (0, 0),
+            }),
             hint: Hint::default(),
         }
     }
@@ -306,7 +317,7 @@ impl ScaleSetListener {
         match session.acquire(&offered).await {
             Ok(acquired) => debug!(?offered, ?acquired, "Acquired jobs."),
             // What comes behind must not wait for it for ever.
-            Err(error) if error.is_final() => {
+            Err(error) if error.is_final() && self.is_refused_again(message.id) => {
                 warn!(
                     ?offered,
                     error = chain(&error),
@@ -316,6 +327,15 @@ impl ScaleSetListener {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Whether what a message offers was refused so often that it is not to be had. Once proves nothing: what is not
+    /// taken is never offered again.
+    fn is_refused_again(&self, message: i64) -> bool {
+        let mut state = self.lock();
+        let times = if state.refused.0 == message { state.refused.1 + 1 } else { 1 };
+        state.refused = (message, times);
+        times >= REFUSALS
     }
 
     /// Pays what is `owed`, or finds that it cannot be paid.

@@ -60,7 +60,6 @@ async fn reservations_cost_no_more_in_other_weather() {
 
 /// Sessions end and are taken over, messages are lost before and after they were heard, tokens grow old.
 #[tokio::test(start_paused = true)]
-#[ignore = "of ten thousand jobs, seven are offered, refused once when they are taken, and never offered again"]
 async fn jobs_of_a_scale_set_cost_little_and_harm_nothing() {
     let figures = simulate(2_500, 7, Demand::ScaleSet, Queue::Open).await;
     figures.assert_at_most(2.0, 15);
