@@ -10,7 +10,7 @@
 //! asked for twice.
 //!
 //! A storm that fails prints its seed; `STORM_SEED=n cargo test -p runner-core --test weather one_storm`
-//! repeats it. `STORMS=n` sets how many there are (600 by default).
+//! repeats it. `STORMS=n` sets how many there are (400 by default).
 //!
 //! # The storms notice
 //!
@@ -749,7 +749,7 @@ fn run_storm(seed: u64) {
 
 /// Every `of`-th storm from `first` on.
 fn storms(first: u64, of: u64) {
-    let all: u64 = std::env::var("STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
+    let all: u64 = std::env::var("STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
     (first..all).step_by(of as usize).for_each(run_storm);
 }
 

@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 const WORKERS: usize = 50;
 const TAKES: usize = 100;
 /// How many rounds there are if nobody says.
-const ROUNDS: usize = 24;
+const ROUNDS: usize = 12;
 
 #[test]
 #[ignore = "the process that the other tests start"]

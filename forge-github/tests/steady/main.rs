@@ -43,32 +43,32 @@ async fn simulate(jobs: usize, seed: u64, demand: Demand, queue: Queue) -> Figur
 
 #[tokio::test(start_paused = true)]
 async fn thousands_of_jobs_in_bad_weather_cost_little_and_harm_nothing() {
-    let figures = simulate(2_000, 7, Demand::Webhooks, Queue::Open).await;
+    let figures = simulate(1_000, 7, Demand::Webhooks, Queue::Open).await;
     figures.assert_at_most(2.0, 15);
 }
 
 /// Each takes a runner for itself first, and gives it back when the job is over.
 #[tokio::test(start_paused = true)]
 async fn jobs_with_a_reservation_cost_one_call_more() {
-    simulate(1_500, 7, Demand::Webhooks, Queue::Reserved).await.assert_at_most(3.0, 15);
+    simulate(800, 7, Demand::Webhooks, Queue::Reserved).await.assert_at_most(3.0, 15);
 }
 
 #[tokio::test(start_paused = true)]
 async fn reservations_cost_no_more_in_other_weather() {
-    simulate(1_500, 8, Demand::Webhooks, Queue::Reserved).await.assert_at_most(3.0, 15);
+    simulate(800, 8, Demand::Webhooks, Queue::Reserved).await.assert_at_most(3.0, 15);
 }
 
 /// Sessions end and are taken over, messages are lost before and after they were heard, tokens grow old.
 #[tokio::test(start_paused = true)]
 async fn jobs_of_a_scale_set_cost_little_and_harm_nothing() {
-    let figures = simulate(2_500, 7, Demand::ScaleSet, Queue::Open).await;
+    let figures = simulate(1_000, 7, Demand::ScaleSet, Queue::Open).await;
     figures.assert_at_most(2.0, 15);
 }
 
 /// The Actions service and the deliveries are down for minutes, at times both: then asking what waits costs more.
 #[tokio::test(start_paused = true)]
 async fn jobs_go_on_while_one_source_of_demand_after_the_other_fails() {
-    let figures = simulate(2_500, 7, Demand::Failover, Queue::Open).await;
+    let figures = simulate(1_000, 7, Demand::Failover, Queue::Open).await;
     // What the scale set had got waits for it, at times through several outages of twenty minutes.
     figures.assert_at_most(3.0, 120);
     assert!(figures.outages > 0, "it is about them");

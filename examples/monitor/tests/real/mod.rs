@@ -313,9 +313,18 @@ impl Monitor {
 
     /// The workers in this phase.
     pub fn workers(&self, phase: &str) -> Vec<String> {
+        self.workers_that(|of| of == phase)
+    }
+
+    /// The workers in any other phase.
+    pub fn workers_but(&self, phase: &str) -> Vec<String> {
+        self.workers_that(|of| of != phase)
+    }
+
+    fn workers_that(&self, are: impl Fn(&str) -> bool) -> Vec<String> {
         let all = self.get("/api/v2/workers").unwrap_or_default();
         let all = all["workers"].as_array().into_iter().flatten();
-        let such = all.filter(|worker| worker["phase"] == phase);
+        let such = all.filter(|worker| are(worker["phase"].as_str().unwrap()));
         such.map(|worker| worker["name"].as_str().unwrap().to_owned()).collect()
     }
 

@@ -93,6 +93,7 @@ function create([name]) {
   parts.spark.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   parts.spark.setAttribute("preserveAspectRatio", "none");
   parts.spark.setAttribute("role", "img");
+  parts.spark.setAttribute("aria-label", `${name}: its last hour is not known yet`);
   const stack = make("div", "stack", parts.bars, parts.numbers, make("div", "policy", parts.image, parts.policy), parts.why);
   row.append(parts.name, stack, parts.spark);
   if (has("PATCH", "/profiles/{}")) {
