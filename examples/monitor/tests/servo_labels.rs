@@ -97,3 +97,25 @@ fn a_github_that_never_answers_rolls_it_back_in_time_and_the_proof_is_good_again
     });
     assert_eq!(world.marked(&id).len(), 1);
 }
+
+#[test]
+fn who_asks_before_anybody_knows_which_are_idle_is_told_to_ask_again() {
+    let mut world = world();
+    world.kill();
+    world.github.fault(FaultRule::always(Fault::Hang).path("*/actions/runners"));
+    world.start();
+    let id = uuid();
+    let answer = world.take(&id);
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text());
+    assert!(answer.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+    assert!(answer.text().contains("its runners"), "{}", answer.text());
+    world.github.clear_faults();
+    let mut taken = false;
+    world.until("it is taken", |world| {
+        let answer = world.take(&id);
+        taken |= answer.is_something();
+        assert_ne!(answer.text(), "null", "there are idle ones");
+        taken
+    });
+    assert_eq!(world.marked(&id).len(), 1);
+}

@@ -7,6 +7,11 @@ use fake_github::Call;
 /// How many calls are under way at one time at most.
 const UNDER_WAY: usize = 20;
 
+/// From how many jobs on luck evens out.
+const LONG: usize = 10_000;
+/// How many calls a job may cost more than that in a shorter run.
+const LUCK: f64 = 0.4;
+
 /// What it took.
 pub struct Figures {
     pub title: String,
@@ -63,12 +68,14 @@ impl Figures {
         each(self.operations.values().sum(), self.steady_jobs)
     }
 
-    /// Fails if a job cost more calls than this, or waited for longer than so many minutes.
+    /// Fails if a job cost more calls than this, or waited for longer than so many minutes. In a short run a single
+    /// death or outage weighs more: it may cost [`LUCK`] more.
     pub fn assert_at_most(&self, calls: f64, minutes: usize) {
         let [.., longest] = self.waits;
         assert!(longest <= minutes * 60, "a job waited for {longest} s");
         assert_eq!(self.over_limit, [] as [&str; 0], "calls over a limit");
         let steady = self.steady();
+        let calls = if self.jobs < LONG { calls + LUCK } else { calls };
         assert!(steady <= calls, "{steady:.2} charged calls a job");
     }
 }

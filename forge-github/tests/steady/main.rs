@@ -68,7 +68,7 @@ async fn jobs_of_a_scale_set_cost_little_and_harm_nothing() {
 /// The Actions service and the deliveries are down for minutes, at times both: then asking what waits costs more.
 #[tokio::test(start_paused = true)]
 async fn jobs_go_on_while_one_source_of_demand_after_the_other_fails() {
-    let figures = simulate(1_000, 7, Demand::Failover, Queue::Open).await;
+    let figures = simulate(1_500, 7, Demand::Failover, Queue::Open).await;
     // What the scale set had got waits for it, at times through several outages of twenty minutes.
     figures.assert_at_most(3.0, 120);
     assert!(figures.outages > 0, "it is about them");
