@@ -40,6 +40,18 @@ fn proving(words: &str) -> World {
     world
 }
 
+/// Somebody else's runner.
+fn stranger(world: &World, name: &str) {
+    let token = world.github.classic_token("mona", &["repo", "admin:org"]);
+    let url = format!("{}/orgs/acme/actions/runners/generate-jitconfig", world.github.api_url());
+    let wish =
+        json!({ "name": name, "runner_group_id": 1, "labels": ["x64"], "work_folder": "_work" });
+    let made = world.send(Method::POST, &url, |request| {
+        request.header("user-agent", "somebody").bearer_auth(&token).json(&wish)
+    });
+    assert_eq!(made.status, StatusCode::CREATED, "{name}: {}", made.text());
+}
+
 /// Lets the lists of runners be asked for again, and be taken in.
 fn looks_again(world: &World) {
     let lists = |world: &World| {
@@ -53,12 +65,17 @@ fn looks_again(world: &World) {
 #[test]
 fn complaint_1_whatever_fails_outside_the_service_stays_up() {
     let world = world();
-    for fault in [
+    for (number, fault) in [
         Fault::Reset,
         Fault::Html { status: 200 },
         Fault::Garbage,
         Fault::Status { status: 500, retry_after: None, message: None },
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // That a list has not changed is said without it, which leaves nothing to be garbled.
+        stranger(&world, &format!("other-{number}"));
         world.github.fault(FaultRule::always(fault.clone()).path("*/actions/runners*"));
         world.until(&format!("{fault:?} is told"), |world| {
             world.status()["forges"]["github"]["seen"] == false
@@ -174,16 +191,10 @@ fn complaint_6_a_machine_that_cannot_be_destroyed_holds_up_no_other() {
 fn complaint_7_odd_names_of_others_shift_nothing_to_the_wrong_runner() {
     let world = world();
     // Others' runners, with names that no filter expects.
-    let token = world.github.classic_token("mona", &["repo", "admin:org"]);
-    let url = format!("{}/orgs/acme/actions/runners/generate-jitconfig", world.github.api_url());
     let theirs =
         ["linux", "linux-", "linux-1", "linux-1_", "LINUX-1_x", "a b", "linux-999_monitor-0"];
     for name in theirs {
-        let wish = json!({ "name": name, "runner_group_id": 1, "labels": ["x64"], "work_folder": "_work" });
-        let made = world.send(Method::POST, &url, |request| {
-            request.header("user-agent", "somebody").bearer_auth(&token).json(&wish)
-        });
-        assert_eq!(made.status, StatusCode::CREATED, "{name}: {}", made.text());
+        stranger(&world, name);
     }
     looks_again(&world);
     for _ in 0..2 {
