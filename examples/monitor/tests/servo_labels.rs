@@ -102,7 +102,7 @@ fn a_github_that_never_answers_rolls_it_back_in_time_and_the_proof_is_good_again
 fn who_asks_before_anybody_knows_which_are_idle_is_told_to_ask_again() {
     let mut world = world();
     world.kill();
-    world.github.fault(FaultRule::always(Fault::Hang).path("*/actions/runners"));
+    world.github.fault(FaultRule::always(Fault::Hang).path("*/actions/runners*"));
     world.start();
     let id = uuid();
     let answer = world.take(&id);
