@@ -66,6 +66,7 @@ async fn run(table: &mut Table) -> anyhow::Result<()> {
         data: dir.path().to_owned(),
         streams: (Arc::new(Semaphore::new(1)), 1),
         forges: Default::default(),
+        peers: None,
         clock,
     });
     let begun = tokio::time::Instant::now();

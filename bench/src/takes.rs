@@ -112,6 +112,8 @@ async fn takes(address: SocketAddr, round: u32) -> anyhow::Result<(Vec<Duration>
         let path = path(u64::from(round) * 1000 + client as u64 + 1);
         clients.spawn(async move {
             let mut connection = Connection::open(address).await?;
+            // What answers on it is there only now.
+            connection.get("/healthz").await?;
             start.wait().await;
             let began = Instant::now();
             let won = connection.post(&path, TOKEN).await? != b"null";

@@ -187,17 +187,33 @@ async fn jobs_on_offer_are_acquired() {
 }
 
 #[tokio::test]
+async fn an_offer_that_is_refused_once_is_asked_for_again() {
+    let world = World::new().await;
+    world.github.set_must_acquire(true);
+    let running = world.start().await;
+    world.github.fault(FaultRule::once(refused()).operation("scale-set/acquire"));
+    let job = format!("scale-set-linux-{}", world.enqueue());
+    // What is not taken is never offered again.
+    running.until("its job", async |running| running.queued().await == [job.clone()]).await;
+    assert_eq!(world.calls("scale-set/acquire"), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn an_offer_that_cannot_be_had_holds_nothing_up() {
     let world = World::new().await;
     world.github.set_must_acquire(true);
     let running = world.start().await;
-    let refused = Fault::Status { status: 400, retry_after: None, message: None };
-    world.github.fault(FaultRule::once(refused).operation("scale-set/acquire"));
+    world.github.fault(FaultRule::once(refused()).operation("scale-set/acquire").times(5));
     world.enqueue();
     running.until("the fault", async |_| world.calls("scale-set/acknowledge") >= 1).await;
-    world.enqueue();
-    running.until_queued(1).await;
+    let job = format!("scale-set-linux-{}", world.enqueue());
+    running.until("the next job", async |running| running.queued().await == [job.clone()]).await;
     running.stop().await;
+}
+
+fn refused() -> Fault {
+    Fault::Status { status: 400, retry_after: None, message: None }
 }
 
 #[tokio::test]

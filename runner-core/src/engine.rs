@@ -73,7 +73,7 @@ pub(crate) enum Command {
 }
 
 /// How many commands are done, and how many ends taken in, before the next plan.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 
 /// What an earlier process left.
 pub(crate) struct Past {
@@ -104,6 +104,9 @@ pub(crate) struct Engine {
     /// What `desired` has, for whoever reads the status.
     offered: Arc<[Profile]>,
     publish: watch::Sender<Arc<Status>>,
+    /// Whether something was promised that is not shown yet, and how often such things were shown.
+    promised: bool,
+    shown: watch::Sender<u64>,
     tick: Tick,
     serial: u64,
     records: BTreeMap<WorkerName, Record>,
@@ -169,6 +172,8 @@ impl Engine {
             adjustments,
             offered: Arc::default(),
             publish,
+            promised: false,
+            shown: watch::channel(0).0,
             tick: 1,
             serial,
             records: records.into_iter().map(|record| (record.name.clone(), record)).collect(),
@@ -213,11 +218,7 @@ impl Engine {
                 () = stop.cancelled() => break,
                 Some(command) = inbox.recv() => {
                     self.obey(command);
-                    // Those who asked meanwhile share its plan and its flush of the disk.
-                    for _ in 1..AT_ONCE {
-                        let Ok(command) = inbox.try_recv() else { break };
-                        self.obey(command);
-                    }
+                    self.obey_the_rest(&mut inbox).await;
                     true
                 }
                 Ok(()) = renewals.changed() => {
@@ -259,6 +260,21 @@ impl Engine {
         }
         // What could not be written is told by the next process, which misses it.
         let _ = self.hands.ledger.write([]).await;
+    }
+
+    /// Obeys those who asked meanwhile, and those who are about to: they share its plan and its flush of the disk,
+    /// and what they are told does not wait for either.
+    async fn obey_the_rest(&mut self, inbox: &mut mpsc::Receiver<Command>) {
+        for _ in 1..AT_ONCE {
+            let mut command = inbox.try_recv();
+            if command.is_err() {
+                tokio::task::yield_now().await;
+                command = inbox.try_recv();
+            }
+            let Ok(command) = command else { break };
+            self.obey(command);
+        }
+        self.show_promises();
     }
 
     /// Takes in what ended together with what the loop woke for: one plan does for all.

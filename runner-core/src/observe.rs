@@ -156,6 +156,15 @@ pub(crate) struct Action {
     pub forge: Option<ForgeName>,
     /// When it ended, if it has.
     pub ended: Option<Tick>,
+    /// The reservation that its forge has said it keeps the worker for.
+    pub marked: Option<ReservationId>,
+}
+
+impl Action {
+    /// One that begins now.
+    pub fn begun(flight: Flight, forge: Option<ForgeName>) -> Self {
+        Self { flight, forge, ended: None, marked: None }
+    }
 }
 
 /// What the pool itself knows, to be joined with the lists.

@@ -60,7 +60,7 @@ pub struct Pace {
     pub look_every: Duration,
     /// How long a list may take before it counts as failed.
     pub look_limit: Duration,
-    /// How many actions may be in flight at once.
+    /// How many machines and images may be made and unmade at once; as many runners may be marked beside that.
     pub max_actions: usize,
     /// How long retiring or marking a worker may take. Provisioning has the profile's start timeout.
     pub action_limit: Duration,

@@ -43,6 +43,9 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("store/3.sql")),
 ];
 
+/// How many statements are kept as SQLite has prepared them: more than there are.
+const STATEMENTS: usize = 128;
+
 /// The store. Clones share one connection.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -61,6 +64,8 @@ struct Open {
     /// Tells the file that is open from one that took its name. Zero in memory, which is also what is open
     /// after the file was closed and its successor could not be opened.
     inode: u64,
+    /// How long the file was, in bytes. It is never made shorter.
+    length: u64,
 }
 
 /// How often the store had to be begun anew, and why the last time.
@@ -113,7 +118,7 @@ impl Store {
         let mut connection =
             Connection::open_in_memory().map_err(|error| failed("open in memory", error))?;
         prepare(&mut connection).map_err(|error| failed("prepare in memory", error))?;
-        Ok(Self::new(None, Open { connection, inode: 0 }, Renewal::default()))
+        Ok(Self::new(None, Open { connection, inode: 0, length: 0 }, Renewal::default()))
     }
 
     fn new(path: Option<PathBuf>, open: Open, renewal: Renewal) -> Self {
@@ -361,7 +366,12 @@ impl Inner {
             // One page at least is there from the first migration on.
             Ok(metadata) if metadata.len() == 0 => "is empty",
             Ok(metadata) if metadata.ino() != open.inode => "was replaced",
-            Ok(_) => return Ok(()),
+            // Whatever is not in the log beside it, or in memory, is lost; reading tells.
+            Ok(metadata) if metadata.len() < open.length => "was cut short",
+            Ok(metadata) => {
+                open.length = metadata.len();
+                return Ok(());
+            }
             Err(_) => "is gone",
         };
         let copy = rescued_path(path);
@@ -457,7 +467,7 @@ fn take_rescued(path: &Path) -> Result<()> {
 /// Closes the file before `reopen` makes its successor, so that SQLite never has both open.
 fn replace(open: &mut Open, reopen: impl FnOnce() -> Result<Open>) -> Result<()> {
     let nothing = Connection::open_in_memory().map_err(|error| failed("close", error))?;
-    *open = Open { connection: nothing, inode: 0 };
+    *open = Open { connection: nothing, inode: 0, length: 0 };
     *open = reopen()?;
     Ok(())
 }
@@ -478,7 +488,7 @@ fn open_file(path: &Path) -> rusqlite::Result<Open> {
     let inode = make_file(path)?;
     let mut connection = Connection::open(path)?;
     prepare(&mut connection)?;
-    Ok(Open { connection, inode })
+    Ok(Open { connection, inode, length: 0 })
 }
 
 /// Makes the file unless it is there; returns its inode. SQLite gives its side files the mode of the main
@@ -495,6 +505,7 @@ fn make_file(path: &Path) -> rusqlite::Result<u64> {
 
 fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "secure_delete", "ON")?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use runner_core::{
     Capacity, Clock, Error, EventLog, Forge, ForgeName, OwnerId, Pace, Pool, PoolParts, Profile,
-    ReservationId, Resources, Status, Store,
+    ProfileName, ReservationId, Resources, Status, Store,
     explain::{waiting_job, waiting_reservation},
     fake::{Call, FakeJobState, FakeWorld, Fault},
     image::{Recipe, RecipeKind},
@@ -28,6 +28,7 @@ struct Site {
     store: Store,
     min_idle: u32,
     max: u32,
+    pace: Pace,
 }
 
 impl Site {
@@ -36,7 +37,8 @@ impl Site {
         let clock = Clock::following_tokio("2026-01-01T00:00:00Z".parse().expect("a time"));
         let world = FakeWorld::new(clock);
         world.set_capacity(Capacity { vcpus: 64, memory_mib: 8 << 10, ..Capacity::default() });
-        Self { clock, world, store: Store::in_memory().expect("a store"), min_idle, max }
+        let store = Store::in_memory().expect("a store");
+        Self { clock, world, store, min_idle, max, pace: Pace::default() }
     }
 
     async fn live(&self) -> Pool {
@@ -54,7 +56,7 @@ impl Site {
             events: EventLog::open(self.store.clone()).await.expect("events"),
             owner: self.store.owner(OwnerId::new("site").expect("a name")).await.expect("owner"),
             profiles: vec![profile],
-            pace: Pace::default(),
+            pace: self.pace,
             clock: self.clock,
         })
         .await
@@ -141,6 +143,44 @@ async fn a_gang_is_all_or_nothing_unless_fewer_will_do() {
     assert_eq!((held.workers.len(), held.count), (2, 2));
     let marked = pool.marked(&held.id).await.unwrap();
     assert_eq!(marked.workers, held.workers);
+}
+
+/// The reservation, which is marked within a few seconds.
+async fn marked_soon(pool: &Pool, id: &ReservationId) -> Reservation {
+    let marked = tokio::time::timeout(seconds(5), pool.marked(id)).await;
+    marked.expect("it is not marked").expect("it holds")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_is_marked_while_as_many_machines_are_made_as_may_be() {
+    let site = Site { pace: Pace { max_actions: 1, ..Pace::default() }, ..Site::new(1, 3) };
+    let pool = site.live().await;
+    until_idle(&pool, 1).await;
+    site.world.misbehave(|call| matches!(call, Call::Create(_)).then_some(Fault::Hang));
+    let more = Adjust { min_idle: Some(Some(3)), ..Adjust::default() };
+    pool.adjust(&name("small"), more, "me").await.unwrap();
+    until(&pool, "at work", |status| status.in_flight == 1).await;
+    let held = pool.reserve(site.wish("r1", 1)).await.unwrap();
+    marked_soon(&pool, &held.id).await;
+    pool.release(&held.id).await.unwrap();
+    let free = |status: &Status| status.workers.iter().all(|worker| worker.marked.is_none());
+    until(&pool, "free", free).await;
+    let starting = pool.status().profiles[&name::<ProfileName>("small")].starting;
+    assert_eq!(starting, 1, "the limit holds for machines");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_mark_does_not_wait_for_the_list_that_shows_it() {
+    let site = Site::new(1, 1);
+    let pool = site.live().await;
+    until_idle(&pool, 1).await;
+    let slow = |call: &Call| matches!(call, Call::Runners(_)).then_some(Fault::Slow(seconds(15)));
+    site.world.misbehave(slow);
+    let held = pool.reserve(site.wish("r1", 1)).await.unwrap();
+    marked_soon(&pool, &held.id).await;
+    let job = site.job(Some("r1"), 10);
+    until(&pool, "spent", |status| status.reservations.is_empty()).await;
+    assert_eq!(site.state(&job), FakeJobState::Done);
 }
 
 #[tokio::test(start_paused = true)]
@@ -533,6 +573,35 @@ async fn owners_take_turns() {
 
 /// Servo's numbers: a hundred ask for one of fifty, again and again, and the process dies in the middle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_is_in_the_status() {
+    let clock = Clock::system();
+    let world = FakeWorld::new(clock);
+    world.set_boot_time(Duration::ZERO);
+    world.set_capacity(Capacity { vcpus: 999, memory_mib: 1 << 30, ..Capacity::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store.sqlite")).await.unwrap();
+    let site = Site { clock, world, store, min_idle: 50, max: 50, pace: Pace::default() };
+    let pool = Arc::new(site.live().await);
+    until_idle(&pool, 50).await;
+    let asks = (0..50).map(|number| {
+        let (pool, wish) = (pool.clone(), site.wish(&format!("r{number}"), 1));
+        tokio::spawn(async move {
+            let id = pool.reserve(wish).await.unwrap().id;
+            let is_told = |pool: &Pool| pool.status().reservations.iter().any(|it| it.id == id);
+            assert!(is_told(&pool), "{id} is promised");
+            pool.release(&id).await.unwrap();
+            assert!(!is_told(&pool), "{id} has ended");
+            let waits = pool.enqueue(entry(&format!("e{id}"), "me", 1)).await.unwrap().entry.id;
+            let is_told = pool.status().queue.iter().any(|place| place.entry.id == waits);
+            assert!(is_told, "{waits} waits");
+        })
+    });
+    for ask in asks.collect::<Vec<_>>() {
+        ask.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_hundred_takes_at_once_exactly_as_many_succeed_as_there_are_workers() {
     for kill in [false, true] {
         let clock = Clock::system();
@@ -541,7 +610,7 @@ async fn of_a_hundred_takes_at_once_exactly_as_many_succeed_as_there_are_workers
         world.set_capacity(Capacity { vcpus: 999, memory_mib: 1 << 30, ..Capacity::default() });
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path().join("store.sqlite")).await.unwrap();
-        let site = Site { clock, world, store, min_idle: 50, max: 50 };
+        let site = Site { clock, world, store, min_idle: 50, max: 50, pace: Pace::default() };
         let mut pool = Arc::new(site.live().await);
         until_idle(&pool, 50).await;
         let ask = |pool: &Arc<Pool>, number: u32| {

@@ -22,6 +22,7 @@ use runner_core::{
     local::{JobSpec, JobState, LocalLimits, LocalQueue, Run},
     plan::Subject,
     pool::HoldRequest,
+    store::Renewal,
     wish::Adjust,
 };
 use tempfile::TempDir;
@@ -170,7 +171,7 @@ async fn a_file_that_is_replaced_is_kept_and_the_open_one_goes_on() {
 }
 
 /// A store that was damaged while it was open serves on, says so, and its directory keeps what was there.
-async fn survives_while_open(damage: impl Fn(&Path)) {
+async fn survives_while_open(damage: impl Fn(&Path)) -> Renewal {
     let dir = dir();
     let path = dir.path().join("s.db");
     let store = open(&path).await;
@@ -186,21 +187,19 @@ async fn survives_while_open(damage: impl Fn(&Path)) {
     let after = owner_of(&again).await;
     assert!(after == kept || again.renewals().borrow().count == 1, "{after}");
     assert_eq!(owner_of(&again).await, after);
+    renewal
 }
 
 #[tokio::test]
-async fn a_file_that_is_emptied_while_open_is_begun_anew() {
-    survives_while_open(|path| truncate(path, |_| 0)).await;
-}
-
-#[tokio::test]
-async fn a_file_that_is_halved_while_open_is_begun_anew() {
-    survives_while_open(|path| truncate(path, |size| size / 2)).await;
-}
-
-#[tokio::test]
-async fn a_file_that_is_cut_within_its_first_page_while_open_is_begun_anew() {
-    survives_while_open(|path| truncate(path, |_| 100)).await;
+async fn a_file_that_is_cut_while_open_is_noticed_at_the_next_word() {
+    type Cut = (fn(u64) -> u64, &'static str);
+    let cuts: [Cut; 3] =
+        [(|_| 0, "is empty"), (|size| size / 2, "was cut short"), (|_| 100, "was cut short")];
+    for (cut, told) in cuts {
+        let renewal = survives_while_open(|path| truncate(path, cut)).await;
+        assert_eq!(renewal.count, 1, "{told}");
+        assert!(renewal.reason.contains(told), "{renewal:?}");
+    }
 }
 
 #[tokio::test]

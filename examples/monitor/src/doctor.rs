@@ -16,6 +16,7 @@ mod gitlab;
 mod image;
 mod libvirt;
 mod machine;
+mod peers;
 mod permissions;
 mod qemu;
 mod systemd;
@@ -113,6 +114,7 @@ pub async fn examine(patient: Patient, say: impl Fn(&str)) -> Vec<Check> {
     say("systemd");
     checks.extend(systemd::check().await);
     checks.extend(github::check(&subject, &say).await);
+    checks.extend(peers::check(&subject, &say).await);
     let works = match compose::program(&subject.config) {
         Some(program) => {
             say("QEMU");

@@ -154,6 +154,11 @@ impl Shared {
         self.0.status.borrow().clone()
     }
 
+    /// The pool as it was last seen, with everything that was answered about reservations and their queue.
+    fn promises(&self) -> Arc<Status> {
+        self.0.pool.status()
+    }
+
     /// The configuration in use, the kinds of runner on offer included.
     fn config(&self) -> Arc<ConfigState> {
         self.0.config.borrow().clone()

@@ -25,7 +25,7 @@ mod pool;
 mod requests;
 mod story;
 
-use crate::remote::Remotes;
+use crate::{peers::Peers, remote::Remotes};
 use calls::Calls;
 pub use calls::Counted;
 pub use catalogue::page;
@@ -68,6 +68,8 @@ pub struct Sources {
     pub streams: (Arc<Semaphore>, usize),
     /// The forges elsewhere.
     pub forges: Remotes,
+    /// The monitors that are asked for workers, too.
+    pub peers: Option<Peers>,
     /// Tells the time.
     pub clock: Clock,
 }

@@ -29,7 +29,7 @@ use runner_core::{
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::PeerConfig;
+use crate::config::{PeerConfig, ServoConfig};
 
 mod broker;
 mod loan;
@@ -49,7 +49,7 @@ const MANY: u32 = 1000;
 pub struct Peers(Arc<Inner>);
 
 struct Inner {
-    peers: BTreeMap<String, Peer>,
+    peers: Mutex<BTreeMap<String, Arc<Peer>>>,
     /// For how long a promise is asked for that is not confirmed yet.
     hold: Duration,
     pool: Arc<Pool>,
@@ -85,35 +85,67 @@ pub enum Taken {
     Later(String),
 }
 
+/// How many workers are idle, by profile.
+pub type Idle = BTreeMap<ProfileName, u32>;
+
+/// What a look at another monitor gave.
+pub enum Survey {
+    /// It reserves for us; so many are idle there.
+    Well(Idle),
+    /// It says what it has, and does not reserve for us, for this reason.
+    Refused(String),
+    /// It does not say what it has, for this reason.
+    Unheard(String),
+}
+
+/// Looks at a monitor as it would be asked for workers, and changes nothing there.
+pub async fn survey(config: &PeerConfig) -> Survey {
+    let peer = match Peer::new(config.clone()) {
+        Ok(peer) => peer,
+        Err(error) => return Survey::Unheard(format!("{error:#}")),
+    };
+    let counts = match peer.counts().await {
+        Ok(counts) => counts,
+        Err(Unheard(why)) => return Survey::Unheard(why),
+    };
+    // Nobody has this one: ending it needs the same rights as making one, and does nothing.
+    let nobody = format!("looked-at-{}", uuid::Uuid::new_v4());
+    let nobody = ReservationId::new(nobody).expect("letters, digits and dashes");
+    match peer.release(&nobody).await {
+        Ok(()) => Survey::Well(idle(&counts)),
+        Err(Unheard(why)) => Survey::Refused(why),
+    }
+}
+
+fn idle(counts: &BTreeMap<ProfileName, Counts>) -> Idle {
+    counts.iter().map(|(profile, counts)| (profile.clone(), counts.idle)).collect()
+}
+
 impl Peers {
-    /// Begins to ask other monitors, which ends with the handle. None if there are none, and nothing is left of
-    /// others that there were.
+    /// Begins to ask other monitors, which ends with the handle. None where nobody can wait for a worker, and nothing
+    /// is left of a time when somebody could.
     ///
     /// # Errors
-    /// For what an earlier process left that cannot be read.
+    /// For what an earlier process left that cannot be read, and when this host has nothing to trust others by.
     pub fn start(
-        (configs, hold): (&[PeerConfig], Duration),
+        servo: Option<&ServoConfig>,
         data: &Path,
         pool: Arc<Pool>,
         events: EventLog,
         clock: Clock,
     ) -> anyhow::Result<Option<(Self, AbortOnDropHandle<()>)>> {
         let directory = data.join("loans");
-        if configs.is_empty() && !directory.exists() {
+        if servo.is_none() && !directory.exists() {
             return Ok(None);
         }
         let (files, left) = Loans::open(directory)?;
-        if configs.is_empty() && left.is_empty() {
+        if servo.is_none() && left.is_empty() {
             return Ok(None);
         }
-        let peers = configs.iter().cloned().map(|config| {
-            let peer = Peer::new(config)?;
-            Ok((peer.name().to_owned(), peer))
-        });
         let loans = left.into_iter().map(|loan| (loan.id.clone(), Arc::new(AsyncMutex::new(loan))));
         let peers = Self(Arc::new(Inner {
-            peers: peers.collect::<anyhow::Result<_>>()?,
-            hold,
+            peers: Mutex::default(),
+            hold: servo.map_or(Duration::ZERO, |servo| servo.hold),
             pool,
             events,
             clock,
@@ -121,15 +153,44 @@ impl Peers {
             loans: Mutex::new(loans.collect()),
             seen: Mutex::default(),
         }));
+        peers.configure(servo.map_or(&[], |servo| &servo.servers))?;
         let running = tokio::spawn(broker::run(peers.clone()));
         Ok(Some((peers, AbortOnDropHandle::new(running))))
+    }
+
+    /// Asks these monitors from now on. Whoever is not among them any more is not asked; what it promised ends by
+    /// itself.
+    ///
+    /// # Errors
+    /// When this host has nothing to trust others by; those asked before stay.
+    pub fn configure(&self, configs: &[PeerConfig]) -> anyhow::Result<()> {
+        let old = self.peers().clone();
+        let of = |config: &PeerConfig| match old.get(&config.name) {
+            Some(peer) if peer.is_of(config) => Ok(peer.clone()),
+            _ => Peer::new(config.clone()).map(Arc::new),
+        };
+        let new = configs.iter().map(|config| Ok((config.name.clone(), of(config)?)));
+        let new = new.collect::<anyhow::Result<BTreeMap<String, Arc<Peer>>>>()?;
+        self.seen().retain(|name, _| new.contains_key(name));
+        *self.peers() = new;
+        Ok(())
+    }
+
+    /// Each monitor that is asked: whether it can be, and how many workers of each profile it had idle when it last
+    /// said so.
+    pub fn figures(&self) -> Vec<(String, bool, Idle)> {
+        let seen = self.seen();
+        let figure = |(name, seen): (&String, &Seen)| {
+            (name.clone(), seen.blind.is_none(), idle(&seen.counts))
+        };
+        seen.iter().map(figure).collect()
     }
 
     /// How many workers of a profile other monitors may have. Many, as long as one of them never said.
     pub fn most(&self, profile: &ProfileName) -> u32 {
         let seen = self.seen();
         let heard = seen.values().filter(|seen| !seen.counts.is_empty()).count();
-        if heard < self.0.peers.len() {
+        if heard < self.peers().len() {
             return MANY;
         }
         let counts = seen.values().filter_map(|seen| seen.counts.get(profile));
@@ -273,7 +334,7 @@ impl Peers {
         duration: Duration,
     ) -> Vec<(String, Result<Option<Vec<WorkerName>>, Unheard>)> {
         let asks = loan.parts.iter().map(|(name, part)| async move {
-            let answer = match self.0.peers.get(name) {
+            let answer = match self.peer(name) {
                 Some(peer) => peer.reserve(loan.wish(part, duration)).await,
                 None => Err(Unheard("it is not in queue.servers any more".to_owned())),
             };
@@ -294,6 +355,14 @@ impl Peers {
         let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         let until = self.0.clock.now().saturating_add(duration.saturating_add(SLACK));
         until.unwrap_or(Timestamp::MAX)
+    }
+
+    fn peer(&self, name: &str) -> Option<Arc<Peer>> {
+        self.peers().get(name).cloned()
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Peer>>> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn loan(&self, id: &ReservationId) -> Option<Arc<AsyncMutex<Loan>>> {

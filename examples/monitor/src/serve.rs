@@ -62,6 +62,7 @@ pub struct Service {
     desk: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     _counting: AbortOnDropHandle<()>,
     _attending: AbortOnDropHandle<()>,
+    peers: Option<Peers>,
     _brokering: Option<AbortOnDropHandle<()>>,
     exporting: Option<JoinHandle<()>>,
 }
@@ -163,6 +164,9 @@ impl Service {
         let stop = CancellationToken::new();
         let streams = Arc::new(Semaphore::new(config.http.max_streams.min(Semaphore::MAX_PERMITS)));
         let shown = watch::channel(remote::with_troubles(&remotes, pool.status())).0;
+        let (peers, brokering) =
+            Peers::start(config.servo.as_ref(), data.path(), pool.clone(), events.clone(), clock)?
+                .unzip();
         let counting = metrics.begin(Sources {
             status: shown.subscribe(),
             profiles: config.profiles.clone(),
@@ -173,6 +177,7 @@ impl Service {
             data: data.path().to_owned(),
             streams: (streams.clone(), config.http.max_streams),
             forges: remotes.clone(),
+            peers: peers.clone(),
             clock,
         });
         let shells = Shells::new(hypervisor.clone(), events.clone(), config.shell_idle);
@@ -204,15 +209,6 @@ impl Service {
             }
             None => None,
         };
-        let servers = config.servo.as_ref().map(|servo| (&servo.servers[..], servo.hold));
-        let (peers, brokering) = Peers::start(
-            servers.unwrap_or_default(),
-            data.path(),
-            pool.clone(),
-            events.clone(),
-            clock,
-        )?
-        .unzip();
         let shared = Shared::new(http::Parts {
             queue,
             events,
@@ -228,7 +224,7 @@ impl Service {
             streams,
             stop: stop.clone(),
             servo: config.servo.clone().map(|servo| (servo, seal)),
-            peers,
+            peers: peers.clone(),
         });
         let statuses = shown.subscribe();
         let attending =
@@ -251,6 +247,7 @@ impl Service {
             desk,
             _counting: counting,
             _attending: attending,
+            peers,
             _brokering: brokering,
             exporting,
         })
@@ -276,6 +273,12 @@ impl Service {
         reload.take(edit, &self.pool, &self.config).await;
         for remote in self.remotes.values() {
             remote.outside.configure(reload.config());
+        }
+        let servers = reload.config().servo.as_ref().map(|servo| &servo.servers[..]);
+        if let (Some(peers), Some(servers)) = (&self.peers, servers)
+            && let Err(error) = peers.configure(servers)
+        {
+            tracing::error!("queue.servers stays as it was: {error:#}");
         }
     }
 

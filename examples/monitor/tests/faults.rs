@@ -179,7 +179,7 @@ fn a_store_that_is_deleted_or_truncated_costs_no_running_job() {
                 let file = fs::File::options().write(true).open(store).unwrap();
                 file.set_len(file.metadata().unwrap().len() / 2).unwrap();
             },
-            "store was damaged",
+            "was cut short",
         ),
     ];
     for (name, fault, told) in faults {

@@ -5,6 +5,40 @@ use tracing::{Instrument, Span};
 use super::*;
 use crate::recorder::Case;
 
+/// What has a limit of its own for how much of it is in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    /// Machines and images are made and unmade: takes a while.
+    Making,
+    /// Runners are marked, promises ended: takes a call at most, which somebody may wait for.
+    Marking,
+}
+
+impl Lane {
+    /// A driver runs as long as its worker does, and has none.
+    fn of(step: &Step) -> Option<Self> {
+        match step {
+            Step::Attach { .. } => None,
+            Step::Provision { .. }
+            | Step::Retire { .. }
+            | Step::Build { .. }
+            | Step::DeleteImage { .. } => Some(Self::Making),
+            Step::Mark { .. }
+            | Step::Unmark { .. }
+            | Step::Release { .. }
+            | Step::Dequeue { .. }
+            | Step::EndOverride => Some(Self::Marking),
+        }
+    }
+
+    fn of_action(subject: &Subject, action: &Action) -> Self {
+        match (subject, action.flight) {
+            (Subject::Worker(_) | Subject::Reservation(_), Flight::Touching) => Self::Marking,
+            _ => Self::Making,
+        }
+    }
+}
+
 impl Engine {
     pub(super) fn plan_and_act(&mut self) {
         let mut observed = self.observe();
@@ -25,12 +59,17 @@ impl Engine {
         let plan = plan::plan(&observed, &self.desired, now);
         self.claim(&plan.claims);
         self.say_held(&plan.held);
+        let mut at_work = self.at_work();
         for action in plan.actions {
-            let is_drive = matches!(action.step, Step::Attach { .. });
-            if self.actions.contains_key(&action.step.subject())
-                || (!is_drive && self.tasks.len() >= self.pace.max_actions)
-            {
+            if self.actions.contains_key(&action.step.subject()) {
                 continue;
+            }
+            if let Some(lane) = Lane::of(&action.step) {
+                let at_work = at_work.entry(lane).or_default();
+                if *at_work >= self.pace.max_actions {
+                    continue;
+                }
+                *at_work += 1;
             }
             self.begin(action.step, action.why, &observed);
         }
@@ -46,6 +85,17 @@ impl Engine {
                 let _ = drained.send(());
             }
         }
+    }
+
+    /// How many actions are in flight of each kind.
+    fn at_work(&self) -> BTreeMap<Lane, usize> {
+        let mut at_work = BTreeMap::new();
+        for (subject, action) in &self.actions {
+            if action.ended.is_none() {
+                *at_work.entry(Lane::of_action(subject, action)).or_default() += 1;
+            }
+        }
+        at_work
     }
 
     pub(super) fn is_empty(&self, observed: &Observed) -> bool {
@@ -122,7 +172,7 @@ impl Engine {
             self.serial = self.serial.max(highest.saturating_add(1));
             self.records.insert(worker.clone(), record);
         }
-        self.actions.insert(subject.clone(), Action { flight, forge, ended: None });
+        self.actions.insert(subject.clone(), Action::begun(flight, forge));
         let limit = self.limit_of(&step);
         let mut record = match &step {
             Step::Provision { worker, .. } => self.records.get(worker).cloned(),
@@ -180,6 +230,11 @@ impl Engine {
                 } else {
                     self.backoff.remove(&subject);
                 }
+                if let Step::Mark { reservation, .. } = &step
+                    && let Some(action) = self.actions.get_mut(&subject)
+                {
+                    action.marked = Some(reservation.clone());
+                }
                 if let Step::Build { recipe } = &step {
                     // What failed may have failed for want of it.
                     self.backoff.remove(&Subject::Profile(recipe.profile.clone()));
@@ -232,8 +287,7 @@ impl Engine {
         }
         // What the driver did is not on the lists yet. An action in flight settles by itself.
         if self.actions.get(&subject).is_none_or(|action| action.ended.is_some()) {
-            let action = Action { flight: Flight::Touching, forge, ended: None };
-            self.actions.insert(subject.clone(), action);
+            self.actions.insert(subject.clone(), Action::begun(Flight::Touching, forge));
             self.settle(subject);
         }
     }

@@ -75,6 +75,8 @@ impl Ledger {
             };
             if rows.is_empty() && asking.is_empty() {
                 self.0.news.notified().await;
+                // What is about to be decided shares the flush of the disk.
+                tokio::task::yield_now().await;
                 continue;
             }
             let written: Vec<Row> = rows.values().cloned().collect();

@@ -42,10 +42,38 @@ impl Engine {
         };
         // If it cannot be made durable at once it holds all the same, until its time is over or its asker,
         // who was told of the failure, releases it.
-        let written = self.hands.ledger.write([self.queue.row(&held.id)]);
+        self.answer_durably([self.queue.row(&held.id)], held, answer);
+    }
+
+    /// Answers once what it says is durable, and shown to whoever reads the status.
+    fn answer_durably<T: Send + 'static, const N: usize>(
+        &mut self,
+        rows: [Row; N],
+        told: T,
+        answer: oneshot::Sender<Result<T>>,
+    ) {
+        let written = self.hands.ledger.write(rows);
+        self.promised = true;
+        let (mut shown, turn) = (self.shown.subscribe(), *self.shown.borrow() + 1);
         tokio::spawn(async move {
-            let _ = answer.send(written.await.map(|()| held));
+            let written = written.await;
+            // It fails when the pool has ended, as that did.
+            let _ = shown.wait_for(|shown| *shown >= turn).await;
+            let _ = answer.send(written.map(|()| told));
         });
+    }
+
+    /// Shows what was promised since the last time, before the plan that shows the rest of it.
+    pub(super) fn show_promises(&mut self) {
+        if take(&mut self.promised) {
+            let reservations = self.queue.reservations.values().cloned().collect();
+            let queue = self.queue.places();
+            self.publish.send_modify(|status| {
+                let status = Arc::make_mut(status);
+                (status.reservations, status.queue) = (reservations, queue);
+            });
+            self.shown.send_modify(|shown| *shown += 1);
+        }
     }
 
     fn choose(&mut self, request: &ReserveRequest) -> Result<Promise> {
@@ -95,10 +123,7 @@ impl Engine {
             Ok(place) => place,
             Err(error) => return drop(answer.send(Err(error))),
         };
-        let written = self.hands.ledger.write([self.queue.entry_row(&id)]);
-        tokio::spawn(async move {
-            let _ = answer.send(written.await.map(|()| place));
-        });
+        self.answer_durably([self.queue.entry_row(&id)], place, answer);
     }
 
     /// Puts a request into the queue, unless it is there.
@@ -165,20 +190,14 @@ impl Engine {
                     let turns = self.queue.turns.entry(place.entry.profile.clone()).or_default();
                     turns.served(place.entry.turn.round);
                     let held = place.entry.taken_elsewhere(now, until);
-                    let written = self.hands.ledger.write([self.queue.entry_row(&id)]);
-                    tokio::spawn(async move {
-                        let _ = answer.send(written.await.map(|()| Take::Taken(held)));
-                    });
-                    return;
+                    let row = self.queue.entry_row(&id);
+                    return self.answer_durably([row], Take::Taken(held), answer);
                 }
             }
         }
         let held = self.queue.reservations[&id].clone();
         let rows = [self.queue.row(&id), self.queue.entry_row(&id)];
-        let written = self.hands.ledger.write(rows);
-        tokio::spawn(async move {
-            let _ = answer.send(written.await.map(|()| Take::Taken(held)));
-        });
+        self.answer_durably(rows, Take::Taken(held), answer);
     }
 
     pub(super) fn release(
@@ -195,10 +214,7 @@ impl Engine {
             );
         }
         self.end_reservation(id, why);
-        let written = self.hands.ledger.write([self.queue.row(id), self.queue.entry_row(id)]);
-        tokio::spawn(async move {
-            let _ = answer.send(written.await);
-        });
+        self.answer_durably([self.queue.row(id), self.queue.entry_row(id)], (), answer);
     }
 
     /// Has a reservation hold until `until` at least.
@@ -213,10 +229,7 @@ impl Engine {
         };
         held.until = held.until.max(until);
         let held = held.clone();
-        let written = self.hands.ledger.write([self.queue.row(id)]);
-        tokio::spawn(async move {
-            let _ = answer.send(written.await.map(|()| held));
-        });
+        self.answer_durably([self.queue.row(id)], held, answer);
     }
 
     /// Takes in how many of an entry's workers others have promised.
@@ -234,10 +247,10 @@ impl Engine {
         if before == Some(workers) {
             return drop(answer.send(place));
         }
-        let written = self.hands.ledger.write([self.queue.entry_row(id)]);
-        tokio::spawn(async move {
-            let _ = answer.send(written.await.and(place));
-        });
+        match place {
+            Ok(place) => self.answer_durably([self.queue.entry_row(id)], place, answer),
+            Err(error) => drop(answer.send(Err(error))),
+        }
     }
 
     fn set_elsewhere(&mut self, id: &ReservationId, workers: u32) -> Result<()> {

@@ -87,7 +87,7 @@ impl Engine {
             let enough = !held.workers.is_empty() && held.workers.len() >= held.count as usize;
             let is_marked = |name: &WorkerName| {
                 let fate = claims.fate(&held.id, name, held.used.contains(name));
-                fate != Fate::Ready || is_marked(observed, name, &held.id)
+                fate != Fate::Ready || self.is_marked(observed, name, &held.id)
             };
             enough && held.workers.iter().all(is_marked)
         };
@@ -111,6 +111,18 @@ impl Engine {
             turns: &self.queue.turns,
             now,
         }
+    }
+
+    /// Whether a worker's forge keeps it for a reservation, as far as it can: it has said so, or lists it so.
+    fn is_marked(&self, observed: &Observed, worker: &WorkerName, id: &ReservationId) -> bool {
+        let action = self.actions.get(&Subject::Worker(worker.clone()));
+        if action.is_some_and(|action| action.marked.as_ref() == Some(id)) {
+            return true;
+        }
+        let Some(worker) = observed.workers.get(worker) else { return false };
+        let forge = worker.forge().and_then(|forge| observed.forges.get(forge));
+        let mark = worker.runner.seen().and_then(|runner| runner.reserved_for.as_ref());
+        mark == Some(id) || forge.is_some_and(|forge| !forge.reserves)
     }
 
     /// The workers that may be promised, of each profile those first that are idle for longest.
@@ -236,12 +248,4 @@ pub(super) struct Promise {
     pub owner: String,
     pub purpose: String,
     pub workers: BTreeSet<WorkerName>,
-}
-
-/// Whether a worker's forge keeps it for a reservation, as far as it can.
-fn is_marked(observed: &Observed, worker: &WorkerName, id: &ReservationId) -> bool {
-    let Some(worker) = observed.workers.get(worker) else { return false };
-    let forge = worker.forge().and_then(|forge| observed.forges.get(forge));
-    let mark = worker.runner.seen().and_then(|runner| runner.reserved_for.as_ref());
-    mark == Some(id) || forge.is_some_and(|forge| !forge.reserves)
 }

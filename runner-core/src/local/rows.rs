@@ -98,11 +98,9 @@ pub(crate) fn put_inputs(
 }
 
 pub(crate) fn put_runner(tx: &Transaction<'_>, runner: &RunnerRow) -> rusqlite::Result<()> {
-    tx.execute(
-        "INSERT OR REPLACE INTO local_runners (name, json) VALUES (?1, ?2)",
-        params![runner.name.as_str(), to_json(runner)?],
-    )
-    .map(|_| ())
+    tx.prepare_cached("INSERT OR REPLACE INTO local_runners (name, json) VALUES (?1, ?2)")?
+        .execute(params![runner.name.as_str(), to_json(runner)?])
+        .map(|_| ())
 }
 
 /// Writes the mark of a runner, if there is such a runner.
@@ -111,8 +109,8 @@ pub(crate) fn put_mark(
     name: &WorkerName,
     mark: Option<&ReservationId>,
 ) -> rusqlite::Result<()> {
-    let query = "SELECT json FROM local_runners WHERE name = ?1";
-    let row = tx.query_row(query, [name.as_str()], json_column::<RunnerRow>).optional()?;
+    let mut query = tx.prepare_cached("SELECT json FROM local_runners WHERE name = ?1")?;
+    let row = query.query_row([name.as_str()], json_column::<RunnerRow>).optional()?;
     let Some(row) = row else {
         return Ok(());
     };

@@ -1,6 +1,6 @@
 //! Reservations, those that wait and those that ended, written together.
 
-use rusqlite::{Transaction, params};
+use rusqlite::{ToSql, Transaction, params};
 
 use super::{Store, json_column, to_json};
 use crate::{
@@ -44,8 +44,9 @@ impl Row {
     }
 
     fn write(&self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
+        let put = |sql: &str, values: &[&dyn ToSql]| tx.prepare_cached(sql)?.execute(values);
         match self {
-            Self::Reservation(_, Some(held)) => tx.execute(
+            Self::Reservation(_, Some(held)) => put(
                 "INSERT OR REPLACE INTO reservations (id, profile, owner, until, json)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
@@ -57,9 +58,9 @@ impl Row {
                 ],
             ),
             Self::Reservation(id, None) => {
-                tx.execute("DELETE FROM reservations WHERE id = ?1", [id.as_str()])
+                put("DELETE FROM reservations WHERE id = ?1", params![id.as_str()])
             }
-            Self::Entry(_, Some(entry)) => tx.execute(
+            Self::Entry(_, Some(entry)) => put(
                 "INSERT OR REPLACE INTO queue (id, profile, owner, since, json)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
@@ -70,13 +71,13 @@ impl Row {
                     to_json(entry)?,
                 ],
             ),
-            Self::Entry(id, None) => tx.execute("DELETE FROM queue WHERE id = ?1", [id.as_str()]),
-            Self::Ended(_, Some(ended)) => tx.execute(
+            Self::Entry(id, None) => put("DELETE FROM queue WHERE id = ?1", params![id.as_str()]),
+            Self::Ended(_, Some(ended)) => put(
                 "INSERT OR REPLACE INTO ended_reservations (id, at, json) VALUES (?1, ?2, ?3)",
                 params![ended.reservation.id.as_str(), ended.at.as_microsecond(), to_json(ended)?],
             ),
             Self::Ended(id, None) => {
-                tx.execute("DELETE FROM ended_reservations WHERE id = ?1", [id.as_str()])
+                put("DELETE FROM ended_reservations WHERE id = ?1", params![id.as_str()])
             }
         }
         .map(drop)

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use runner_core::{Profile, ProfileName, image::RecipeKind};
 use toml::{Table, Value};
 
-use super::{Config, GithubConfig, GithubProfile, github, gitlab, local_forge};
+use super::{Config, GithubConfig, GithubProfile, PeerConfig, github, gitlab, local_forge};
 
 /// What an edit changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Of the profiles and of who may use them, in words. Applied at once.
+    /// Of the profiles, of who may use them and of whom else is asked for workers, in words. Applied at once.
     pub profiles: Vec<String>,
     /// The keys of the rest, such as `http.listen`. They wait for a restart. Never their values: some are
     /// nobody's business.
@@ -27,6 +27,10 @@ impl Changes {
         for forges in [gitlabs, githubs] {
             profiles.extend(forges.live);
             restart.extend(forges.restart);
+        }
+        if let (Some(before), Some(now)) = (&old.0.servo, &new.0.servo) {
+            profiles.extend(servers(&before.servers, &now.servers));
+            restart.retain(|key| key != "servo.queue.servers");
         }
         Self { profiles, restart }
     }
@@ -130,6 +134,18 @@ fn profiles(old: &[Profile], new: &[Profile]) -> Vec<String> {
         words.push("profiles in another order".to_owned());
     }
     words
+}
+
+/// What changes of the monitors that are asked for workers, too.
+fn servers(old: &[PeerConfig], new: &[PeerConfig]) -> Option<String> {
+    let find = |all: &[PeerConfig], name| all.iter().find(|peer| peer.name == name).cloned();
+    let now = new.iter().filter_map(|peer| match find(old, peer.name.clone()) {
+        None => Some(format!("{} added", peer.name)),
+        Some(before) => (before != *peer).then(|| format!("{} changed", peer.name)),
+    });
+    let gone = old.iter().filter(|peer| find(new, peer.name.clone()).is_none());
+    let words: Vec<String> = now.chain(gone.map(|peer| format!("{} removed", peer.name))).collect();
+    (!words.is_empty()).then(|| format!("queue.servers: {}", words.join(", ")))
 }
 
 /// A profile as the file has it: keys and values, always the same ones.
@@ -276,6 +292,26 @@ mod tests {
             let parse = |text| Config::parse(Path::new("monitor.toml"), text).unwrap();
             let edited = forge.replacen(from, to, 1);
             let changes = Changes::between((&parse(&forge), &forge), (&parse(&edited), &edited));
+            assert_eq!(changes.to_string(), expected);
+        }
+        let servo = format!(
+            "{OLD}\n[servo]\nqueue_timeout = \"1m\"\nqueue.servers = [\
+             {{ url = \"https://ci1.example.org\", token = {{ file = \"t\" }} }}, \
+             {{ url = \"https://ci2.example.org\", token = {{ file = \"t\" }} }}]\n"
+        );
+        let edits = [
+            ("ci2", "ci3", "queue.servers: ci3.example.org added, ci2.example.org removed"),
+            ("\"t\" } }]", "\"u\" } }]", "queue.servers: ci2.example.org changed"),
+            (
+                "1m\"\nqueue.servers",
+                "2m\"\nqueue.hold = \"9s\"\nqueue.servers",
+                "servo.queue.hold, servo.queue_timeout after a restart",
+            ),
+        ];
+        for (from, to, expected) in edits {
+            let parse = |text| Config::parse(Path::new("monitor.toml"), text).unwrap();
+            let edited = servo.replacen(from, to, 1);
+            let changes = Changes::between((&parse(&servo), &servo), (&parse(&edited), &edited));
             assert_eq!(changes.to_string(), expected);
         }
         let swapped = OLD.replace("linux", "x").replace("mac", "linux").replace("\"x\"", "\"mac\"");

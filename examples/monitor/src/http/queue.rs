@@ -66,7 +66,7 @@ impl QueueApi {
             told.reasons.extend(self.0.0.peers.iter().flat_map(|peers| peers.reasons(place)));
             told
         };
-        Json(status.queue.iter().map(told).collect())
+        Json(self.0.promises().queue.iter().map(told).collect())
     }
 }
 

@@ -193,13 +193,13 @@ impl ReservationsApi {
     /// List reservations
     #[oai(path = "/reservations", method = "get", operation_id = "list_reservations")]
     async fn list(&self) -> Json<Vec<ReservationInfo>> {
-        Json(self.0.status().reservations.iter().map(ReservationInfo::from).collect())
+        Json(self.0.promises().reservations.iter().map(ReservationInfo::from).collect())
     }
 
     /// Show a reservation
     #[oai(path = "/reservations/:id", method = "get", operation_id = "show_reservation")]
     async fn show(&self, id: Path<String>) -> Result<Json<ReservationInfo>, Problem> {
-        let status = self.0.status();
+        let status = self.0.promises();
         let found = status.reservations.iter().find(|held| held.id.as_str() == id.0);
         found
             .map(|held| Json(held.into()))

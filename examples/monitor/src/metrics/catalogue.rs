@@ -161,6 +161,10 @@ catalogue! {
         "Deliveries of the forge's webhook: accepted, repeated, ignored or refused; recovered from its log; lost, as another source told of their job; and jobs forgotten for want of room.";
     HEARD: Gauge, "monitor_webhook_heard_timestamp_seconds", ["forge"],
         "When the last delivery came that was signed.";
+    PEER_WELL: Gauge, "monitor_queue_server_usable", ["server"],
+        "1 if this monitor of queue.servers could be asked for workers the last time, 0 if not.";
+    PEER_IDLE: Gauge, "monitor_queue_server_idle_workers", ["server", "profile"],
+        "Idle workers that this monitor of queue.servers had when it last said so.";
     HYPERVISOR_CALLS: Counter, "monitor_hypervisor_calls_total", ["call", "result"],
         "Calls to the hypervisor that ended: ok, or the kind of error.";
     HYPERVISOR_TIME: Histogram(CALLS), "monitor_hypervisor_call_duration_seconds", ["call"],

@@ -15,6 +15,7 @@ use runner_core::{
 use tokio::sync::{Semaphore, watch};
 
 use super::{Sources, catalogue, catalogue::Metric};
+use crate::peers::Peers;
 
 /// What is read at every collection.
 const READ: &[Metric] = &[
@@ -48,6 +49,8 @@ const READ: &[Metric] = &[
     catalogue::STREAMS_MAX,
     catalogue::STORE_ERRORS,
     catalogue::EVENTS_UNWRITTEN,
+    catalogue::PEER_WELL,
+    catalogue::PEER_IDLE,
 ];
 
 /// Reads the pool.
@@ -62,6 +65,7 @@ struct Parts {
     store: Store,
     data: PathBuf,
     streams: (Arc<Semaphore>, usize),
+    peers: Option<Peers>,
     clock: Clock,
 }
 
@@ -79,6 +83,7 @@ impl PoolGauges {
             store: sources.store.clone(),
             data: sources.data.clone(),
             streams: sources.streams.clone(),
+            peers: sources.peers.clone(),
             clock: sources.clock,
         }))
     }
@@ -98,6 +103,7 @@ impl Collector for PoolGauges {
         sheet.sources(&status);
         sheet.room(&status);
         sheet.images(&status);
+        self.0.peers.iter().for_each(|peers| sheet.peers(peers));
         self.0.process(&mut sheet);
         sheet.families
     }
@@ -198,6 +204,20 @@ impl Sheet {
         let seen = sources(status)
             .map(|(source, sight)| (source, f64::from(u8::from(*sight == Sight::Seen))));
         self.each(catalogue::SEEN, seen);
+    }
+
+    fn peers(&mut self, peers: &Peers) {
+        let figures = peers.figures();
+        let well = figures.iter().map(|(name, well, _)| (name, f64::from(u8::from(*well))));
+        self.each(catalogue::PEER_WELL, well);
+        self.fill(catalogue::PEER_IDLE, |gauge| {
+            for (name, _, idle) in &figures {
+                for (profile, count) in idle {
+                    let labels = [name.as_str(), profile.as_str()];
+                    gauge.with_label_values(&labels).set((*count).into());
+                }
+            }
+        });
     }
 
     fn room(&mut self, status: &Status) {

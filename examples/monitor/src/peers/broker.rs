@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::task::JoinMap;
 
-use super::{Loan, Part, Peer, Peers, Seen, Stage, Unheard};
+use super::{Loan, Part, Peers, Seen, Stage, Unheard};
 
 /// How often the queue and the loans are looked at.
 const EVERY: Duration = Duration::from_millis(500);
@@ -34,19 +34,41 @@ const REST: Duration = Duration::from_secs(3);
 
 /// Asks until it is dropped.
 pub async fn run(peers: Peers) {
-    let watches = join_all(peers.0.peers.values().map(|peer| watch(&peers, peer)));
-    tokio::join!(watches, serve(peers.clone()));
+    tokio::join!(watch_all(&peers), serve(peers.clone()));
 }
 
-/// Learns what a monitor has, again and again.
-async fn watch(peers: &Peers, peer: &Peer) {
+/// Learns what each monitor has, as long as it is to be asked.
+async fn watch_all(peers: &Peers) {
+    let mut watches: JoinMap<String, ()> = JoinMap::new();
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        tokio::select! {
+            Some(_) = watches.join_next() => continue,
+            _ = tick.tick() => (),
+        }
+        let names: Vec<String> = peers.peers().keys().cloned().collect();
+        for name in names {
+            if !watches.contains_key(&name) {
+                watches.spawn(name.clone(), watch(peers.clone(), name));
+            }
+        }
+    }
+}
+
+/// Learns what a monitor has, again and again, until it is not to be asked any more.
+async fn watch(peers: Peers, name: String) {
+    while let Some(peer) = peers.peer(&name) {
         let counts = peer.counts().await;
+        // It may have been another's answer by now.
+        if peers.peer(&name).is_none_or(|now| !Arc::ptr_eq(&now, &peer)) {
+            continue;
+        }
         let now = peers.0.clock.now();
         let news = {
             let mut seen = peers.seen();
-            let before = seen.get(peer.name()).map(|seen| seen.blind.is_some());
-            let seen = seen.entry(peer.name().to_owned()).or_default();
+            let before = seen.get(&name).map(|seen| seen.blind.is_some());
+            let seen = seen.entry(name.clone()).or_default();
             match counts {
                 Ok(counts) => {
                     *seen = Seen { counts, blind: None };
@@ -61,11 +83,12 @@ async fn watch(peers: &Peers, peer: &Peer) {
             }
         };
         if let Some(news) = news {
-            let text = format!("monitor {} {news}", peer.name());
+            let text = format!("monitor {name} {news}");
             peers.0.events.record(now, Subject::Pool, What::Note { text });
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+    peers.seen().remove(&name);
 }
 
 async fn serve(peers: Peers) {
@@ -276,7 +299,7 @@ async fn tell_leaving(peers: &Peers, loan: &mut Loan) {
     let (now, id) = (peers.0.clock.now(), &loan.id);
     let releases = loan.leaving.iter().map(|(name, part)| async move {
         let is_blind = peers.seen().get(name).is_none_or(|seen| seen.blind.is_some());
-        let gone = match peers.0.peers.get(name) {
+        let gone = match peers.peer(name) {
             _ if part.until < now => true,
             Some(peer) if !is_blind => peer.release(id).await.is_ok(),
             _ => false,

@@ -118,11 +118,14 @@ impl Loans {
     /// The loans in `path`, which is made when missing, and those that an earlier process left.
     ///
     /// # Errors
-    /// For a directory that cannot be made or read.
+    /// For a directory that cannot be read.
     pub fn open(path: PathBuf) -> anyhow::Result<(Self, Vec<Loan>)> {
         let read = || -> io::Result<Vec<Loan>> {
-            DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
             let mut loans = Vec::new();
+            // It is made when there is something to be written.
+            if !path.exists() {
+                return Ok(loans);
+            }
             for file in fs::read_dir(&path)? {
                 let file = file?.path();
                 match fs::read(&file).map(|text| serde_json::from_slice::<Loan>(&text)) {
@@ -143,6 +146,7 @@ impl Loans {
     pub async fn put(&self, loan: &Loan) -> io::Result<()> {
         let text = serde_json::to_vec(loan)?;
         self.blocking(&loan.id, move |file, directory| {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             let partial = file.with_extension("partial");
             let _ = fs::remove_file(&partial);
             let mut out =

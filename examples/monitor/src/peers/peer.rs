@@ -72,9 +72,9 @@ impl Peer {
         Ok(Self { http: http.connect_timeout(LOOK_LIMIT).build()?, config })
     }
 
-    /// What it is called.
-    pub fn name(&self) -> &str {
-        &self.config.name
+    /// Whether this is how it is to be asked.
+    pub fn is_of(&self, config: &PeerConfig) -> bool {
+        self.config == *config
     }
 
     /// What it has of each profile.

@@ -21,8 +21,8 @@ use std::{
 use fake_github::{Conclusion, FakeGitHub, JobRequest, RunnerView, Scope};
 use monitor::{
     compose::{self, Backends},
-    config::Config,
     data_dir::DataDir,
+    reload::{Reload, Source},
     serve::{Base, Service},
     token::Token,
     tokens::Tokens,
@@ -54,7 +54,8 @@ pub fn service() {
     runtime.block_on(async {
         let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
         log.with_max_level(tracing::Level::INFO).init();
-        let config = Config::read(&dir.join("monitor.toml")).unwrap();
+        let source = Source { file: Some(dir.join("monitor.toml")), ..Source::default() };
+        let (config, text) = source.read().unwrap();
         let data = patiently(|| DataDir::lock(&dir.join("data"))).await;
         let listener = patiently(|| TcpListener::bind(config.http.listen)).await;
         listener.set_nonblocking(true).unwrap();
@@ -69,7 +70,11 @@ pub fn service() {
         let tokens = Tokens::open(Token::new(TOKEN).unwrap(), &config.tokens).unwrap();
         let service = Service::start(&config, base, backends, tokens, listener).await.unwrap();
         fs::write(dir.join("up"), service.address().to_string()).unwrap();
-        std::future::pending::<()>().await;
+        let mut reload = Reload::new(source, config, text);
+        loop {
+            let edit = reload.changed().await;
+            service.reload(&mut reload, edit).await;
+        }
     });
 }
 
@@ -203,6 +208,12 @@ impl World {
     /// Changes the configuration; the service must be started again.
     pub fn configure(&mut self, change: impl FnOnce(String) -> String) {
         self.config = change(std::mem::take(&mut self.config));
+    }
+
+    /// Edits the configuration's file while the service runs.
+    pub fn edit(&mut self, change: impl FnOnce(String) -> String) {
+        self.configure(change);
+        fs::write(self.path().join("monitor.toml"), &self.config).unwrap();
     }
 
     pub fn path(&self) -> &Path {

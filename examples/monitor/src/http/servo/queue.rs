@@ -144,7 +144,7 @@ impl Servo {
         let parameters = asked::parameters(request)?;
         let token = parameters.get("token").map(String::as_str).unwrap_or_default();
         if !self.seal.is_about(Purpose::Place, id, token) {
-            let status = self.shared.status();
+            let status = self.shared.promises();
             let waits = status.queue.iter().any(|place| place.entry.id == reservation);
             let holds = status.reservations.iter().any(|held| held.id == reservation);
             let refusal = if waits || holds {
@@ -218,10 +218,10 @@ impl Servo {
                     asked::bad(format!("patience must be a number of seconds, not {text:?}"))
                 })?,
         };
-        let status = self.shared.status();
-        let Some(place) = status.queue.iter().find(|place| place.entry.id.as_str() == id) else {
+        let (promises, status) = (self.shared.promises(), self.shared.status());
+        let Some(place) = promises.queue.iter().find(|place| place.entry.id.as_str() == id) else {
             let elsewhere = ReservationId::new(id).ok().zip(self.peers());
-            if status.reservations.iter().any(|held| held.id.as_str() == id)
+            if promises.reservations.iter().any(|held| held.id.as_str() == id)
                 || elsewhere.is_some_and(|(id, peers)| peers.is_taken(&id))
             {
                 return Ok(json!({ "state": "taken", "decision": "wait", "about_seconds": 0 }));

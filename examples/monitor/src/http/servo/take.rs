@@ -175,7 +175,7 @@ impl Servo {
 
     /// The reservation that this job has already.
     pub fn held(&self, asked: &Asked) -> Option<Reservation> {
-        let status = self.shared.status();
+        let status = self.shared.promises();
         let mut held = status.reservations.iter().filter(|held| held.id == asked.id);
         held.find(|held| is_of(held, asked)).cloned()
     }
@@ -188,7 +188,7 @@ impl Servo {
                 "no repository may reserve by an artifact here; name some in repositories of [servo]",
             ));
         };
-        let status = self.shared.status();
+        let status = self.shared.promises();
         let of_repository = status
             .reservations
             .iter()
