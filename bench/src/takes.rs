@@ -45,6 +45,9 @@ pub async fn measure(table: &mut Table) -> anyhow::Result<()> {
         table.number(&what, show(median(&taken)), "under 2 ms");
         let what = format!("  p99 {}; refused, median", show(per_mille(&taken, 990)));
         table.number(&what, show(median(&refused)), "");
+        let (count, seconds) = served(service.address()).await?;
+        let mean = Duration::from_secs_f64(seconds / count.max(1.0));
+        table.number("  all of them, within the service, mean", show(mean), "");
         let alone = one_by_one(service.address(), workers).await?;
         table.number(
             "  one client, one after the other, median",
@@ -128,6 +131,20 @@ async fn takes(address: SocketAddr, round: u32) -> anyhow::Result<(Vec<Duration>
         }
     }
     Ok((won, lost))
+}
+
+/// How many takes the service has answered, and how long it took over them by its own clock, in seconds.
+async fn served(address: SocketAddr) -> anyhow::Result<(f64, f64)> {
+    let mut connection = Connection::open(address).await?;
+    let told = String::from_utf8(connection.get("/metrics").await?.to_vec())?;
+    let value = |which: &str| {
+        let name = format!("monitor_http_request_duration_seconds_{which}{{");
+        let lines = told.lines().filter(|line| line.starts_with(&name));
+        let values = lines.filter(|line| line.contains("route=\"/profile/:key/take\""));
+        let values = values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum::<f64>()
+    };
+    Ok((value("count"), value("sum")))
 }
 
 async fn one_by_one(address: SocketAddr, workers: u32) -> anyhow::Result<Vec<Duration>> {

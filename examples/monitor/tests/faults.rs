@@ -161,6 +161,13 @@ fn a_full_disk_is_told_and_its_end_noticed() {
 /// What it is, how it is brought about, and what the log says of it.
 type Fault = (&'static str, fn(&Path), &'static str);
 
+fn keep_idle(monitor: &Monitor, count: u32) {
+    let wish = serde_json::json!({ "min_idle": count });
+    let (status, body) =
+        monitor.ask(Method::PATCH, "/api/v2/profiles/micro", Some(&wish)).expect("an answer");
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+}
+
 #[test]
 fn a_store_that_is_deleted_or_truncated_costs_no_running_job() {
     let Some(mut monitor) = started() else {
@@ -183,20 +190,23 @@ fn a_store_that_is_deleted_or_truncated_costs_no_running_job() {
         ),
     ];
     for (name, fault, told) in faults {
+        // What is over by then is lost with the store: both begin at once.
+        keep_idle(&monitor, 2);
+        monitor.eventually("two are idle", || (monitor.workers("idle").len() == 2).then_some(()));
         // One goes on writing, the other never says another word.
-        let lines = monitor.submit(name, &script(40));
+        let lines = monitor.submit(name, &script(60));
         monitor.hear(&lines, "line 5\n");
-        monitor.idle("micro");
         let silent = monitor.submit(name, "echo once; sleep 3; exit 9");
         monitor.hear(&silent, "once\n");
         fault(&monitor.store());
         println!("{}", monitor.event(&["store: ", told]));
         let job = monitor.over(&lines);
         assert_eq!(job["exit_code"], 7, "{name}: {job:#}");
-        assert_eq!(monitor.log(&lines), whole_log(40), "{name}");
+        assert_eq!(monitor.log(&lines), whole_log(60), "{name}");
         let job = monitor.over(&silent);
         assert_eq!(job["exit_code"], 9, "{name}: {job:#}");
         assert_eq!(monitor.log(&silent), "once\n", "{name}");
+        keep_idle(&monitor, 1);
         works(&mut monitor);
     }
 }

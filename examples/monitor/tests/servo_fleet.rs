@@ -61,9 +61,9 @@ fn fleet(first: u64, others: &[u64], more: &[SocketAddr], lines: &str) -> (World
 fn servers(member: &World, addresses: impl IntoIterator<Item = SocketAddr>) -> String {
     let token = member.path().join("peer-token");
     std::fs::write(&token, TOKEN).unwrap();
-    let servers = addresses.into_iter().map(|address| {
-        format!("{{ url = \"http://{address}\", token = {{ file = {token:?} }} }}")
-    });
+    let servers = addresses
+        .into_iter()
+        .map(|address| format!("{{ url = \"http://{address}\", token = {{ file = {token:?} }} }}"));
     format!("queue.servers = [{}]", servers.collect::<Vec<_>>().join(", "))
 }
 
@@ -316,8 +316,7 @@ fn examine(world: &World, server: SocketAddr) -> Check {
 fn an_edit_tells_at_once_who_is_asked_and_metrics_and_doctor_know_them() {
     let (mut queue, mut members) = fleet(1, &[1, 1], &[], "queue_timeout = \"10m\"");
     let [first, second] = [members[0].http, members[1].http];
-    let (both, one) =
-        (servers(&members[0], [first, second]), servers(&members[0], [first]));
+    let (both, one) = (servers(&members[0], [first, second]), servers(&members[0], [first]));
     queue.edit(|config| config.replace(&both, &one));
     let usable = |world: &World, server: SocketAddr| {
         let told = world.get("/metrics").text();
@@ -327,9 +326,8 @@ fn an_edit_tells_at_once_who_is_asked_and_metrics_and_doctor_know_them() {
     queue.until("only one is asked", |world| {
         usable(world, first).as_deref() == Some("1") && usable(world, second).is_none()
     });
-    let idle = format!(
-        "monitor_queue_server_idle_workers{{profile=\"linux\",server=\"{first}\"}} 1"
-    );
+    let idle =
+        format!("monitor_queue_server_idle_workers{{profile=\"linux\",server=\"{first}\"}} 1");
     queue.until("what is idle there is told", |world| world.get("/metrics").text().contains(&idle));
     // Three are more than the two monitors have.
     let id = uuid();

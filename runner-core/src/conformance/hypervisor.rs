@@ -47,7 +47,8 @@ where
 {
     let HypervisorFixture { hypervisor, spec, reopen, power_off, keep } = fixture;
     let current: Current = Arc::new(Mutex::new(Some(hypervisor.clone())));
-    let bench = Bench { hypervisor, spec, reopen, power_off, current: current.clone() };
+    let (spec, inside) = (Arc::from(spec), None);
+    let bench = Bench { hypervisor, spec, reopen, power_off, current: current.clone(), inside };
     let outcome = AssertUnwindSafe(tokio::time::timeout(LIMIT, test(bench))).catch_unwind().await;
     let left = current.lock().ok().and_then(|mut current| current.take());
     if let Some(hypervisor) = left {
@@ -71,10 +72,12 @@ async fn clean(hypervisor: &dyn Hypervisor) {
 /// What a test works with.
 pub struct Bench {
     hypervisor: Arc<dyn Hypervisor>,
-    spec: Box<dyn Fn(&str) -> InstanceSpec + Send + Sync>,
+    spec: Arc<dyn Fn(&str) -> InstanceSpec + Send + Sync>,
     reopen: Option<Reopen>,
     power_off: Option<Command>,
     current: Current,
+    /// The guest that the test shares with others.
+    inside: Option<Arc<dyn Guest>>,
 }
 
 impl Bench {
@@ -93,6 +96,9 @@ impl Bench {
 
     /// A guest that may still boot: what is refused for itself is refused at once.
     async fn booting(&self, name: &str) -> Arc<dyn Guest> {
+        if let Some(guest) = &self.inside {
+            return guest.clone();
+        }
         self.create(name).await;
         self.hypervisor.guest(&worker(name)).await.expect("guest")
     }
@@ -104,6 +110,9 @@ impl Bench {
     }
 
     async fn done(self) {
+        if self.inside.is_some() {
+            return;
+        }
         clean(&*self.hypervisor).await;
         assert_eq!(self.names().await, BTreeSet::new(), "everything is destroyed in the end");
     }
@@ -141,8 +150,10 @@ macro_rules! needs {
     };
 }
 
+mod inside;
 mod session;
 
+pub use inside::a_guest_keeps_its_promises;
 pub use session::*;
 
 /// A host without room could not run anything.
@@ -323,7 +334,7 @@ async fn reopened(mut bench: Bench) -> (Bench, bool) {
     drop(current.lock().expect("no test panics under it").take());
     let hypervisor = reopen().await;
     *current.lock().expect("no test panics under it") = Some(hypervisor.clone());
-    (Bench { hypervisor, spec, reopen: None, power_off, current }, true)
+    (Bench { hypervisor, spec, reopen: None, power_off, current, inside: None }, true)
 }
 
 /// A second manager on the same state lists them and can destroy them.

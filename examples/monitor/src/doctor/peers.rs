@@ -33,7 +33,8 @@ fn of(subject: &Subject, name: &str, idle: &peers::Idle) -> Check {
         .filter_map(|profile| Some(format!("{} idle of {profile}", idle.get(profile)?)))
         .collect();
     if shared.is_empty() {
-        let way_out = "name a profile alike here and there: whoever waits here for one is served from there";
+        let way_out =
+            "name a profile alike here and there: whoever waits here for one is served from there";
         return Check::warning(name, "it has none of the profiles that are offered here", way_out);
     }
     Check::ok(name, format!("it lends workers: {}", shared.join(", ")))

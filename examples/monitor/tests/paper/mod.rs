@@ -188,7 +188,9 @@ impl World {
         let programs = Arc::new(Programs::default());
         programs.held.store(setting.asleep, Ordering::Relaxed);
         runtime.spawn(programs.clone().run(github.clone(), dir.path().to_owned()));
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        // No connection is kept: its other end may have been killed, or have slept for too long.
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
+        let client = client.timeout(PATIENCE).build().unwrap();
         let mut world = Self {
             github,
             scope,

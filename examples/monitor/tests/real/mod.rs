@@ -100,7 +100,9 @@ impl Monitor {
         fs::create_dir_all(&cache).unwrap();
         let dir = tempfile::tempdir().unwrap();
         monitor::http::tls::prepare();
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30));
+        // No connection is kept: its other end may have been killed.
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
+        let client = client.timeout(Duration::from_secs(30));
         let runtime = Runtime::new().unwrap();
         Some(Self {
             data: dir.path().join("data"),
