@@ -262,8 +262,7 @@ impl Engine {
         let _ = self.hands.ledger.write([]).await;
     }
 
-    /// Obeys those who asked meanwhile, and those who are about to: they share its plan and its flush of the disk,
-    /// and what they are told does not wait for either.
+    /// Obeys those who asked meanwhile, and those who are about to: they share its plan and its flush of the disk.
     async fn obey_the_rest(&mut self, inbox: &mut mpsc::Receiver<Command>) {
         for _ in 1..AT_ONCE {
             let mut command = inbox.try_recv();

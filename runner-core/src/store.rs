@@ -64,7 +64,7 @@ struct Open {
     /// Tells the file that is open from one that took its name. Zero in memory, which is also what is open
     /// after the file was closed and its successor could not be opened.
     inode: u64,
-    /// How long the file was, in bytes. It is never made shorter.
+    /// How long the file was, in bytes. Nothing here makes it shorter.
     length: u64,
 }
 
@@ -386,7 +386,11 @@ impl Inner {
             // A full disk, or no directory: what is open still has everything, so try again later.
             return Err(failed(format!("write {} anew, which {gone}", path.display()), error));
         }
-        let reason = format!("the store's file {gone}; it was written anew and nothing is lost");
+        let reason = match gone {
+            "was cut short" => "what could still be read of it was written anew",
+            _ => "it was written anew and nothing is lost",
+        };
+        let reason = format!("the store's file {gone}; {reason}");
         replace(open, || {
             if path.exists() {
                 move_aside(path)?;

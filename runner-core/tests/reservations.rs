@@ -571,7 +571,6 @@ async fn owners_take_turns() {
     assert_eq!(order[2..], ["a2", "a3"], "{order:?}");
 }
 
-/// Servo's numbers: a hundred ask for one of fifty, again and again, and the process dies in the middle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_is_in_the_status() {
     let clock = Clock::system();
@@ -583,12 +582,15 @@ async fn what_was_answered_is_in_the_status() {
     let site = Site { clock, world, store, min_idle: 50, max: 50, pace: Pace::default() };
     let pool = Arc::new(site.live().await);
     until_idle(&pool, 50).await;
+    let all_have_one = Arc::new(tokio::sync::Barrier::new(50));
     let asks = (0..50).map(|number| {
         let (pool, wish) = (pool.clone(), site.wish(&format!("r{number}"), 1));
+        let all_have_one = all_have_one.clone();
         tokio::spawn(async move {
             let id = pool.reserve(wish).await.unwrap().id;
             let is_told = |pool: &Pool| pool.status().reservations.iter().any(|it| it.id == id);
             assert!(is_told(&pool), "{id} is promised");
+            all_have_one.wait().await;
             pool.release(&id).await.unwrap();
             assert!(!is_told(&pool), "{id} has ended");
             let waits = pool.enqueue(entry(&format!("e{id}"), "me", 1)).await.unwrap().entry.id;
@@ -601,6 +603,7 @@ async fn what_was_answered_is_in_the_status() {
     }
 }
 
+/// Servo's numbers: a hundred ask for one of fifty, again and again, and the process dies in the middle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_hundred_takes_at_once_exactly_as_many_succeed_as_there_are_workers() {
     for kill in [false, true] {

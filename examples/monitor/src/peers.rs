@@ -41,6 +41,9 @@ use peer::{Counts, Peer, Unheard};
 /// For how long after its end a promise may still be there: clocks differ, and requests take a while.
 const SLACK: SignedDuration = SignedDuration::from_secs(10);
 
+/// Of a monitor that was taken out of the configuration.
+const NOT_ASKED: &str = "it is not in queue.servers any more";
+
 /// As many as one request may ask for.
 const MANY: u32 = 1000;
 
@@ -171,8 +174,8 @@ impl Peers {
         };
         let new = configs.iter().map(|config| Ok((config.name.clone(), of(config)?)));
         let new = new.collect::<anyhow::Result<BTreeMap<String, Arc<Peer>>>>()?;
-        self.seen().retain(|name, _| new.contains_key(name));
         *self.peers() = new;
+        self.seen().retain(|name, _| self.peers().contains_key(name));
         Ok(())
     }
 
@@ -231,7 +234,13 @@ impl Peers {
     /// Repeat it to be sure.
     pub async fn take(&self, id: &ReservationId) -> Result<Taken> {
         let pool = &self.0.pool;
-        let Some(loan) = self.loan(id) else { return self.take_here(id).await };
+        let Some(loan) = self.loan(id) else {
+            let is_alone = self.peers().is_empty();
+            return match is_alone {
+                true => pool.take(id).await.map(Taken::from),
+                false => self.take_here(id).await,
+            };
+        };
         let Ok(mut loan) = loan.try_lock_owned() else {
             return Ok(match pool.ask_after(id).await {
                 Ok(place) => Taken::Waits(Box::new(place)),
@@ -281,6 +290,11 @@ impl Peers {
 
     /// Has all monitors hold what they promised for as long as was asked for.
     async fn confirm(&self, loan: &mut Loan) -> Result<(), Unheard> {
+        if let Some(gone) = loan.parts.keys().find(|name| self.peer(name).is_none()) {
+            let why = format!("monitor {gone}: {NOT_ASKED}");
+            self.give_back(loan).await;
+            return Err(Unheard(why));
+        }
         let until = self.after(loan.duration);
         loan.parts.values_mut().for_each(|part| part.until = part.until.max(until));
         self.write(loan).await?;
@@ -336,7 +350,7 @@ impl Peers {
         let asks = loan.parts.iter().map(|(name, part)| async move {
             let answer = match self.peer(name) {
                 Some(peer) => peer.reserve(loan.wish(part, duration)).await,
-                None => Err(Unheard("it is not in queue.servers any more".to_owned())),
+                None => Err(Unheard(NOT_ASKED.to_owned())),
             };
             (name.clone(), answer)
         });

@@ -35,7 +35,7 @@ pub struct HypervisorFixture {
 }
 
 /// How long anything may take: generous, since machines are emulated and hosts are loaded.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// The hypervisor that a test uses at the moment: to clean up with, whatever became of the test.
 type Current = Arc<Mutex<Option<Arc<dyn Hypervisor>>>>;

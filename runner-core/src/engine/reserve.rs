@@ -57,7 +57,7 @@ impl Engine {
         let (mut shown, turn) = (self.shown.subscribe(), *self.shown.borrow() + 1);
         tokio::spawn(async move {
             let written = written.await;
-            // It fails when the pool has ended, as that did.
+            // When the pool has ended, nobody shows it any more.
             let _ = shown.wait_for(|shown| *shown >= turn).await;
             let _ = answer.send(written.map(|()| told));
         });

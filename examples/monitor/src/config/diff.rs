@@ -60,6 +60,10 @@ impl Config {
     /// profiles at the start. Gives what waits for a restart.
     pub fn hold_back(&mut self, started: &Self) -> Vec<String> {
         let mut waits = Vec::new();
+        // Whom else to ask is taken from an edit by a service that has a queue from its start.
+        if started.servo.is_none() {
+            self.servo = None;
+        }
         let githubs = &self.githubs;
         let unsettled = |name: &ProfileName| {
             of_github(githubs, name)

@@ -18,7 +18,7 @@ pub(super) async fn check(subject: &Subject, say: &impl Fn(&str)) -> Vec<Check> 
             Survey::Refused(why) => Check::warning(
                 &name,
                 format!("it may be looked at, and reserves nothing: {why}"),
-                "write a token into its file that has the role operate there; it is read each time",
+                "a token that may reserve has the role operate there; its file here is read each time",
             ),
             Survey::Well(idle) => of(subject, &name, &idle),
         });

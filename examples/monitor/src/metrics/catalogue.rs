@@ -73,7 +73,7 @@ catalogue! {
     RESERVATIONS: Gauge, "monitor_reservations", [], "Promises of workers that hold.";
     DRAINING: Gauge, "monitor_draining", [], "1 while the pool is being emptied.";
     IN_FLIGHT: Gauge, "monitor_actions_in_flight", [], "Actions that are being carried out.";
-    ACTIONS_MAX: Gauge, "monitor_actions_limit", [], "Actions that may be carried out at once.";
+    ACTIONS_MAX: Gauge, "monitor_actions_limit", [], "How many machines and images may be made and unmade at once; as many runners may be marked beside that.";
     STATUS_AGE: Gauge, "monitor_status_age_seconds", [],
         "How old the published status is; it grows only when the pool's loop does not turn.";
     SEEN: Gauge, "monitor_source_seen", ["source"],

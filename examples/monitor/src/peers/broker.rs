@@ -60,13 +60,13 @@ async fn watch_all(peers: &Peers) {
 async fn watch(peers: Peers, name: String) {
     while let Some(peer) = peers.peer(&name) {
         let counts = peer.counts().await;
-        // It may have been another's answer by now.
-        if peers.peer(&name).is_none_or(|now| !Arc::ptr_eq(&now, &peer)) {
-            continue;
-        }
         let now = peers.0.clock.now();
         let news = {
             let mut seen = peers.seen();
+            // It may be another that is asked by now.
+            if peers.peer(&name).is_none_or(|now| !Arc::ptr_eq(&now, &peer)) {
+                continue;
+            }
             let before = seen.get(&name).map(|seen| seen.blind.is_some());
             let seen = seen.entry(name.clone()).or_default();
             match counts {
@@ -237,6 +237,7 @@ async fn renew(peers: &Peers, loan: &mut Loan) -> Promised {
                 loan.parts.remove(&name);
                 promised = Promised::NotAll;
             }
+            Err(Unheard(_)) if peers.peer(&name).is_none() => promised = Promised::NotAll,
             Err(Unheard(why)) => {
                 tracing::warn!(monitor = name, reservation = %loan.id, why, "A promise is in doubt.");
                 // It may have been made at the last moment.
@@ -284,7 +285,9 @@ async fn tend(peers: Peers, mut loan: OwnedMutexGuard<Loan>, status: Arc<Status>
         Stage::Taken | Stage::Over => (),
     }
     // First: from now on the entry is served here, or by others.
-    if loan.stage == Stage::Over && peers.count_off(&loan.id).await.is_err() {
+    let counts = |place: &Place| place.entry.id == loan.id && place.entry.elsewhere > 0;
+    let is_counted = peers.0.pool.status().queue.iter().any(counts);
+    if loan.stage == Stage::Over && is_counted && peers.count_off(&loan.id).await.is_err() {
         return true;
     }
     tell_leaving(&peers, &mut loan).await;

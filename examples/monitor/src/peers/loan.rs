@@ -115,7 +115,7 @@ impl Loan {
 pub struct Loans(PathBuf);
 
 impl Loans {
-    /// The loans in `path`, which is made when missing, and those that an earlier process left.
+    /// The loans in `path`, which is made when there is one, and those that an earlier process left.
     ///
     /// # Errors
     /// For a directory that cannot be read.
@@ -146,7 +146,10 @@ impl Loans {
     pub async fn put(&self, loan: &Loan) -> io::Result<()> {
         let text = serde_json::to_vec(loan)?;
         self.blocking(&loan.id, move |file, directory| {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            if !directory.exists() {
+                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+                directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
+            }
             let partial = file.with_extension("partial");
             let _ = fs::remove_file(&partial);
             let mut out =
