@@ -252,7 +252,7 @@ const steps = {
     await page.click('#phases [data-phase="idle"]');
   },
 
-  async "the job of a forge elsewhere is named, with the way to its page"({ page }) {
+  async "the job of a forge elsewhere is named, with the way to its page"({ page, one }) {
     const its = 'a[href^="https://github.com/acme/widgets/actions/runs/"]';
     await page.click('#job-states [data-view="running"]');
     const row = page.locator(`#job-list ${its}`, { hasText: "running · " }).first();
@@ -271,7 +271,10 @@ const steps = {
     await page.click('#phases [data-phase="busy"]');
     await page.selectOption("#worker-profile", "");
     await page.click('#job-states [data-view="queued"]');
+    // While nothing is made for them, its jobs wait, whatever the hour.
+    await one.send("PATCH", "/api/v2/profiles/widgets", { paused: true });
     await page.waitForSelector(`#job-list ${its}`);
+    await one.send("PATCH", "/api/v2/profiles/widgets", { paused: false });
   },
 
   async "what is promised, what waits in which place and what overrides all of it is told"({ page, one }) {
